@@ -1,0 +1,1 @@
+"""What every package agrees on: actions, tasks, topics. Plain Python, no ROS."""

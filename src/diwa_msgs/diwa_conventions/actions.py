@@ -1,0 +1,129 @@
+"""Meaning of a 7-DoF delta action: scales, rates, gripper sign, integration and differences.
+
+An action is ``[dx, dy, dz, droll, dpitch, dyaw, gripper]``, every component in [-1, 1] (paper S.3.1).
+Translations add; rotations compose as extrinsic xyz Euler angles in the base frame (method.md 18, 23).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.transform import Rotation
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+
+RECORD_RATE_HZ = 30.0
+"""Rate of cameras, teleoperation and recordings (paper S.3.2)."""
+
+TRAIN_RATE_HZ = 7.5
+"""Rate of data sets, world model and policy steps: every fourth recorded frame."""
+
+FRAMES_PER_STEP = 4
+"""Recorded frames in one step, ``RECORD_RATE_HZ / TRAIN_RATE_HZ``."""
+
+ACTION_DIM = 7
+GRIPPER_INDEX = 6
+GRIPPER_OPEN = 1.0
+GRIPPER_CLOSE = -1.0
+
+
+@dataclass(frozen=True)
+class ActionScale:
+    """What a component of 1.0 means over one 7.5 Hz step (method.md 23)."""
+
+    translation_m: float = 0.08
+    rotation_rad: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("translation_m", "rotation_rad"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0.0):
+                raise ValueError(f"ActionScale.{name} is {value!r}; expected a finite number above 0")
+
+    @property
+    def speed_m_s(self) -> float:
+        return self.translation_m * TRAIN_RATE_HZ
+
+    @property
+    def speed_rad_s(self) -> float:
+        return self.rotation_rad * TRAIN_RATE_HZ
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Pose of the tool centre point in the arm's base frame.
+
+    A rotation matrix, not a scipy Rotation: composing those costs 0.1 ms, too much for a 120 Hz loop in Python.
+    """
+
+    position: FloatArray
+    """(3,) [m]."""
+    rotation: FloatArray
+    """(3, 3), orthonormal: columns are the tool's axes."""
+
+    @classmethod
+    def from_quaternion(cls, position: npt.ArrayLike, quaternion_xyzw: npt.ArrayLike) -> Pose:
+        """From a position (3,) [m] and a quaternion (4,), scalar last as in ROS; ValueError for a zero quaternion."""
+        rotation = Rotation.from_quat(np.asarray(quaternion_xyzw, dtype=np.float64)).as_matrix()
+        return cls(np.array(position, dtype=np.float64), rotation)
+
+    def quaternion(self) -> FloatArray:
+        """(4,), scalar last as in ROS."""
+        return np.asarray(Rotation.from_matrix(self.rotation).as_quat(), dtype=np.float64)
+
+    def distance_m(self, other: Pose) -> float:
+        return float(np.linalg.norm(self.position - other.position))
+
+    def angle_rad(self, other: Pose) -> float:
+        """Angle of the rotation between the two, in [0, pi]."""
+        # From the chord between the matrices: exact for small angles, where arccos of the trace is not.
+        chord = float(np.linalg.norm(self.rotation - other.rotation)) / np.sqrt(8.0)
+        return 2.0 * float(np.arcsin(min(1.0, chord)))
+
+
+def gripper_opens(value: float) -> bool:
+    """``value >= 0`` opens (method.md 4)."""
+    return value >= 0.0
+
+
+def quantise_gripper(value: float) -> float:
+    """The gripper component that environment and world model both see: +1 or -1 (method.md 5)."""
+    return GRIPPER_OPEN if gripper_opens(value) else GRIPPER_CLOSE
+
+
+def checked_action(action: npt.ArrayLike) -> FloatArray:
+    """The action (7,) as float64; ValueError that names the index if it is misshapen, not finite or outside [-1, 1]."""
+    array = np.asarray(action, dtype=np.float64)
+    if array.shape != (ACTION_DIM,):
+        raise ValueError(f"action has shape {array.shape}; expected ({ACTION_DIM},)")
+    for index, value in enumerate(array):
+        if not np.isfinite(value):
+            raise ValueError(f"action[{index}] is {value}; expected a finite number in [-1, 1]")
+        if abs(value) > 1.0 + 1e-6:
+            raise ValueError(f"action[{index}] is {value:g}; expected a number in [-1, 1]")
+    return array
+
+
+def integrate(pose: Pose, action: FloatArray, scale: ActionScale, fraction: float = 1.0) -> Pose:
+    """The commanded pose after ``fraction`` of a 7.5 Hz action (7,) was executed from ``pose``."""
+    translation = fraction * scale.translation_m * action[:3]
+    turn = Rotation.from_euler("xyz", fraction * scale.rotation_rad * action[3:6]).as_matrix()
+    return Pose(pose.position + translation, turn @ pose.rotation)
+
+
+def difference(before: Pose, after: Pose, scale: ActionScale) -> FloatArray:
+    """The delta components (6,) that lead from ``before`` to ``after`` in one 7.5 Hz step, **not** clipped.
+
+    Inverse of :func:`integrate`; callers clip to [-1, 1] and count what saturates.
+    """
+    translation = (after.position - before.position) / scale.translation_m
+    turn = Rotation.from_matrix(after.rotation @ before.rotation.T)
+    return np.concatenate([translation, turn.as_euler("xyz") / scale.rotation_rad])
+
+
+def rotation_6d(rotation: FloatArray) -> FloatArray:
+    """First two columns of a rotation matrix (3, 3), as (6,) (Zhou et al. 2019; method.md 18)."""
+    return np.concatenate([rotation[:, 0], rotation[:, 1]])

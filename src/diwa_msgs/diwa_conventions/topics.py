@@ -1,0 +1,94 @@
+"""Every topic and service of the graph: name, type, quality of service, rate, frame and unit.
+
+Names are relative to the namespace (``/diwa`` by default). ``docs/architecture.md`` shows the same table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diwa_conventions.actions import RECORD_RATE_HZ
+
+NAMESPACE = "diwa"
+BASE_FRAME = "panda_link0"
+TOOL_FRAME = "panda_hand_tcp"
+STATIC_CAMERA_FRAME = "static_camera_optical_frame"
+GRIPPER_CAMERA_FRAME = "gripper_camera_optical_frame"
+
+CAMERA_SIZE_PX = 200
+"""Width and height of both image streams (paper S.3.1)."""
+
+STATE_RATE_HZ = 120.0
+"""Rate of ``current_pose`` and ``joint_states`` from the simulated arm."""
+
+ARM_JOINTS = tuple(f"panda_joint{i}" for i in range(1, 8))
+FINGER_JOINTS = ("panda_finger_joint1", "panda_finger_joint2")
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic. ``reliable`` and ``depth`` are its publishers' quality of service (volatile, keep last)."""
+
+    name: str
+    type: str
+    reliable: bool
+    depth: int
+    rate_hz: float
+    about: str
+    """Frame and units."""
+
+
+TARGET_POSE = Topic(
+    "target_pose", "geometry_msgs/msg/PoseStamped", True, 1, STATE_RATE_HZ,
+    f"commanded pose of {TOOL_FRAME} in {BASE_FRAME}; m, unit quaternion; exactly one publisher",
+)
+GRIPPER_COMMAND = Topic(
+    "gripper_command", "diwa_msgs/msg/GripperCommand", True, 1, RECORD_RATE_HZ, ">= 0 opens, < 0 closes",
+)
+CURRENT_POSE = Topic(
+    "current_pose", "geometry_msgs/msg/PoseStamped", False, 1, STATE_RATE_HZ,
+    f"measured pose of {TOOL_FRAME} in {BASE_FRAME}; m, unit quaternion",
+)
+JOINT_STATES = Topic(
+    "joint_states", "sensor_msgs/msg/JointState", False, 1, STATE_RATE_HZ,
+    "seven arm joints (rad, rad/s, N m), two finger joints (m, m/s, N); width = their sum",
+)
+STATIC_IMAGE = Topic(
+    "static_camera/image_raw", "sensor_msgs/msg/Image", True, 5, RECORD_RATE_HZ,
+    f"rgb8 {CAMERA_SIZE_PX}x{CAMERA_SIZE_PX}, {STATIC_CAMERA_FRAME}",
+)
+STATIC_INFO = Topic(
+    "static_camera/camera_info", "sensor_msgs/msg/CameraInfo", True, 5, RECORD_RATE_HZ, "intrinsics, px",
+)
+GRIPPER_IMAGE = Topic(
+    "gripper_camera/image_raw", "sensor_msgs/msg/Image", True, 5, RECORD_RATE_HZ,
+    f"rgb8 {CAMERA_SIZE_PX}x{CAMERA_SIZE_PX}, {GRIPPER_CAMERA_FRAME}",
+)
+GRIPPER_INFO = Topic(
+    "gripper_camera/camera_info", "sensor_msgs/msg/CameraInfo", True, 5, RECORD_RATE_HZ, "intrinsics, px",
+)
+SCENE_STATE = Topic(
+    "scene_state", "diwa_msgs/msg/SceneState", True, 5, RECORD_RATE_HZ, "truth of the playroom (simulation only)",
+)
+OPERATOR_POSE = Topic(
+    "operator/pose", "geometry_msgs/msg/PoseStamped", True, 5, RECORD_RATE_HZ,
+    f"pose of the operator's hand in {BASE_FRAME}; m, unit quaternion",
+)
+OPERATOR_JOY = Topic(
+    "operator/joy", "sensor_msgs/msg/Joy", True, 5, RECORD_RATE_HZ,
+    "axes[0] trigger 0..1 (1 closes the gripper); buttons[0] clutch (1 engaged)",
+)
+DIAGNOSTICS = Topic(
+    "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", True, 5, 1.0, "health of every node",
+)
+
+TOPICS = (
+    TARGET_POSE, GRIPPER_COMMAND, CURRENT_POSE, JOINT_STATES, STATIC_IMAGE, STATIC_INFO, GRIPPER_IMAGE, GRIPPER_INFO,
+    SCENE_STATE, OPERATOR_POSE, OPERATOR_JOY, DIAGNOSTICS,
+)
+
+RESET_SERVICE = "reset"
+"""``diwa_msgs/srv/ResetPlayroom`` of the playroom node."""
+
+JOY_TRIGGER_AXIS = 0
+JOY_CLUTCH_BUTTON = 0

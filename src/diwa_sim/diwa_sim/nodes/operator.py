@@ -1,0 +1,164 @@
+"""The scripted operator on ROS 2: publishes the pose of its hand and its joystick, as a person's controller does."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import rclpy
+from diwa_conventions import topics
+from diwa_conventions.actions import RECORD_RATE_HZ, Pose, gripper_opens
+from diwa_conventions.qos import message_type, profile
+from diwa_conventions.tasks import checked_task
+from diwa_msgs.msg import GripperCommand, SceneState
+from diwa_msgs.srv import ResetPlayroom
+from geometry_msgs.msg import PoseStamped
+from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from sensor_msgs.msg import Joy
+
+from diwa_sim import tasks
+from diwa_sim.operator import Command, Demonstrator, Player
+
+MODES = ("play", "demonstration")
+
+
+class OperatorNode(Node):
+    """Plays, or demonstrates a task episode after episode. Topics and parameters: README of diwa_sim."""
+
+    def __init__(self) -> None:
+        super().__init__("operator")
+        self._mode = self._parameter("mode", "play", f"what it does: {' or '.join(MODES)}")
+        self._task = self._parameter("task", "open-drawer", "task to demonstrate")
+        self._skill = self._parameter("skill", 1.0, "0 sloppy to 1 clean demonstrations", (0.0, 1.0))
+        self._seed = self._parameter("seed", 0, "seed of the first episode; each further one adds 1")
+        self._episodes = self._parameter("episodes", 1, "demonstrations to give; 0: endless")
+        self._direct = self._parameter("direct", False, "also command the arm, where no teleop and guard are running")
+        if self._mode not in MODES:
+            raise ValueError(f"parameter mode is {self._mode!r}; expected {' or '.join(MODES)}")
+        checked_task(self._task)
+        self._tool: Pose | None = None
+        self._scene: SceneState | None = None
+        self._operator: Player | Demonstrator | None = None
+        self._begun = 0
+        self._awaited_episode: int | None = None
+        self._open_topics()
+
+    def _parameter(self, name: str, default, about: str, bounds: tuple[float, float] | None = None):  # type: ignore[no-untyped-def]
+        ranges = [FloatingPointRange(from_value=bounds[0], to_value=bounds[1], step=0.0)] if bounds else []
+        self.declare_parameter(name, default, ParameterDescriptor(description=about, floating_point_range=ranges))
+        return self.get_parameter(name).value
+
+    def _open_topics(self) -> None:
+        self.create_subscription(
+            PoseStamped, topics.CURRENT_POSE.name, self._on_pose, profile(topics.CURRENT_POSE)
+        )
+        self.create_subscription(SceneState, topics.SCENE_STATE.name, self._on_scene, profile(topics.SCENE_STATE))
+        self._reset = self.create_client(ResetPlayroom, topics.RESET_SERVICE)
+        out = [topics.OPERATOR_POSE, topics.OPERATOR_JOY]
+        out += [topics.TARGET_POSE, topics.GRIPPER_COMMAND] if self._direct else []
+        self._out = {topic: self.create_publisher(message_type(topic), topic.name, profile(topic)) for topic in out}
+        self.create_timer(1.0 / RECORD_RATE_HZ, self._move)
+
+    def _on_pose(self, message: PoseStamped) -> None:
+        point, turn = message.pose.position, message.pose.orientation
+        self._tool = Pose.from_quaternion([point.x, point.y, point.z], [turn.x, turn.y, turn.z, turn.w])
+
+    def _on_scene(self, message: SceneState) -> None:
+        self._scene = message
+
+    def _move(self) -> None:
+        """One thirtieth of a second of the operator's hand."""
+        if self._tool is None or self._scene is None:
+            return
+        if self._operator is None:
+            self._begin()
+            return
+        if isinstance(self._operator, Demonstrator):
+            if self._operator.finished:
+                self._end_demonstration(self._scene)
+                return
+            command = self._operator.move(self._tool)
+        else:
+            command = self._operator.move(self._tool, scene_of(self._scene))
+        self._publish(command)
+
+    def _begin(self) -> None:
+        """Start playing; or reset the playroom, wait until it says that the new episode is there, and demonstrate."""
+        assert self._tool is not None and self._scene is not None
+        rng = np.random.default_rng(self._seed + self._begun)
+        if self._mode == "play":
+            self._operator = Player(self._tool, rng)
+        elif self._awaited_episode is None:
+            self._ask_for_episode()
+        elif self._scene.episode >= self._awaited_episode:
+            self._operator = Demonstrator(self._task, self._skill, self._tool, scene_of(self._scene), rng)
+            self._awaited_episode = None
+
+    def _ask_for_episode(self) -> None:
+        assert self._scene is not None
+        if not self._reset.service_is_ready():
+            return
+        self._awaited_episode = int(self._scene.episode) + 1
+        self._tool = None  # measured before the reset: wait for the next one
+        self._reset.call_async(ResetPlayroom.Request(task=self._task, seed=self._seed + self._begun))
+
+    def _end_demonstration(self, scene: SceneState) -> None:
+        outcome = "success" if scene.success else "failure"
+        self.get_logger().info(f"demonstration {self._begun} of {self._task}: {outcome}")
+        self._begun += 1
+        self._operator = None
+        if self._episodes and self._begun >= self._episodes:
+            raise SystemExit(0)
+
+    def _publish(self, command: Command) -> None:
+        stamp = self.get_clock().now().to_msg()
+        pose = PoseStamped()
+        pose.header.stamp, pose.header.frame_id = stamp, topics.BASE_FRAME
+        point, turn = pose.pose.position, pose.pose.orientation
+        point.x, point.y, point.z = map(float, command.pose.position)
+        turn.x, turn.y, turn.z, turn.w = map(float, command.pose.quaternion())
+        joy = Joy(axes=[0.0 if gripper_opens(command.gripper) else 1.0], buttons=[1])
+        joy.header.stamp = stamp
+        gripper = GripperCommand(command=float(command.gripper))
+        gripper.header.stamp = stamp
+        for topic, message in (
+            (topics.OPERATOR_POSE, pose), (topics.OPERATOR_JOY, joy),
+            (topics.TARGET_POSE, pose), (topics.GRIPPER_COMMAND, gripper),
+        ):
+            if topic in self._out:
+                self._out[topic].publish(message)
+
+
+def scene_of(message: SceneState) -> tasks.SceneState:
+    """The scene's state as the operator's plans want it."""
+    cube = message.cube
+    return tasks.SceneState(
+        slider_m=message.slider_m, drawer_m=message.drawer_m, button_m=message.button_m, switch_m=message.switch_m,
+        lightbulb=message.lightbulb, led=message.led,
+        cube_position=np.array([cube.position.x, cube.position.y, cube.position.z]),
+        cube_quaternion=np.array([cube.orientation.x, cube.orientation.y, cube.orientation.z, cube.orientation.w]),
+    )
+
+
+def main() -> int:
+    rclpy.init()
+    try:
+        node = OperatorNode()
+    except ValueError as error:
+        print(f"operator: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException, SystemExit):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

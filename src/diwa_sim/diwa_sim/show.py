@@ -1,0 +1,115 @@
+"""``diwa sim``: look at the playroom without ROS, in MuJoCo's viewer or as a film."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from diwa_sim.environment import PlayroomEnv
+    from diwa_sim.operator import Step
+
+
+@dataclass(frozen=True)
+class SimShow:
+    """Watch the scripted operator in the playroom, without ROS: in a window (--view), a film or a picture."""
+
+    view: bool = False
+    """Open MuJoCo's viewer (needs a display)."""
+    film: Path | None = None
+    """Write both camera views side by side to this MP4."""
+    picture: Path | None = None
+    """Write both camera views of the first moment to this PNG."""
+    task: str = ""
+    """Task to demonstrate; empty: free play."""
+    skill: float = 1.0
+    """Of the demonstrations, from 0 (sloppy) to 1 (clean)."""
+    seed: int = 0
+    seconds: float = 20.0
+    """How long to watch; a demonstration ends when it is done."""
+    look: Literal["clear", "hard"] = "clear"
+
+    def run(self) -> int:
+        """0, or 1 if a demonstration failed. ValueError, OSError, RenderingError for what the user can mend."""
+        from diwa_sim.environment import PlayroomEnv
+
+        if not (self.view or self.film or self.picture):
+            raise ValueError("nothing to show: give --view, --film out.mp4 or --picture out.png")
+        if not 0.0 < self.seconds <= 3600.0:
+            raise ValueError(f"--seconds is {self.seconds}; expected more than 0 and at most 3600")
+        env = PlayroomEnv(look=self.look, images=False, render_mode="rgb_array", max_episode_steps=10**6)
+        try:
+            steps = self._steps(env)
+            if self.view:
+                return _view(env, steps)
+            return self._record(env, steps)
+        finally:
+            env.close()
+
+    def _steps(self, env: PlayroomEnv) -> Iterator[Step]:
+        from itertools import islice
+
+        from diwa_conventions.actions import TRAIN_RATE_HZ
+
+        from diwa_sim.operator import demonstrate, play
+
+        steps = demonstrate(env, self.task, self.skill, self.seed) if self.task else play(env, self.seed)
+        return islice(steps, max(1, int(self.seconds * TRAIN_RATE_HZ)))
+
+    def _record(self, env: PlayroomEnv, steps: Iterator[Step]) -> int:
+        from contextlib import ExitStack
+
+        from diwa_conventions.actions import TRAIN_RATE_HZ
+
+        from diwa_sim.film import FilmWriter
+
+        success = True
+        with ExitStack() as stack:
+            film = stack.enter_context(FilmWriter(self.film, TRAIN_RATE_HZ, scale=2)) if self.film else None
+            for index, step in enumerate(steps):
+                image = env.render()
+                assert image is not None
+                if index == 0 and self.picture:
+                    _write_picture(self.picture, image)
+                if film is None:
+                    break
+                film.add(image)
+                success = step.success or not self.task
+        for path in filter(None, (self.picture, self.film)):
+            print(f"wrote {path}")
+        if self.film and self.task:
+            print(f"{self.task}: {'success' if success else 'failure'}")
+        return 0 if success else 1
+
+
+def _write_picture(path: Path, image) -> None:  # type: ignore[no-untyped-def]
+    import cv2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), image[..., ::-1]):
+        raise OSError(f"cannot write picture {path}: expected a writable .png")
+
+
+def _view(env: PlayroomEnv, steps: Iterator[Step]) -> int:
+    """Show the steps in real time until they end or the window is closed."""
+    import os
+    import time
+
+    from diwa_conventions.actions import TRAIN_RATE_HZ
+
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise ValueError("--view needs a display and there is none here; use --film out.mp4")
+    import mujoco.viewer
+
+    viewer = mujoco.viewer.launch_passive(env.playroom.model, env.playroom.data)
+    with viewer:
+        next_s = time.monotonic()
+        for _ in steps:
+            if not viewer.is_running():
+                break
+            viewer.sync()
+            next_s += 1.0 / TRAIN_RATE_HZ
+            time.sleep(max(0.0, next_s - time.monotonic()))
+    return 0
