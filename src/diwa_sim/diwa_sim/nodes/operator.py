@@ -5,16 +5,15 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-import rclpy
 from diwa_conventions import topics
 from diwa_conventions.actions import RECORD_RATE_HZ, Pose, gripper_opens
+from diwa_conventions.node_main import run_node
 from diwa_conventions.qos import message_type, profile
 from diwa_conventions.tasks import checked_task
 from diwa_msgs.msg import GripperCommand, SceneState
 from diwa_msgs.srv import ResetPlayroom
 from geometry_msgs.msg import PoseStamped
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
 
@@ -143,21 +142,7 @@ def scene_of(message: SceneState) -> tasks.SceneState:
 
 
 def main() -> int:
-    rclpy.init()
-    try:
-        node = OperatorNode()
-    except ValueError as error:
-        print(f"operator: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 2
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException, SystemExit):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run_node(OperatorNode)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from diwa_conventions import topics
 from diwa_conventions.actions import FloatArray, Pose
+from diwa_conventions.node_main import run_node
 from diwa_conventions.qos import message_type, profile
 from diwa_conventions.tasks import checked_task
 from diwa_msgs.msg import GripperCommand, SceneState
@@ -21,7 +22,6 @@ from geometry_msgs.msg import PoseStamped
 from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock as SteadyClock
 from rclpy.clock import ClockType
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
@@ -351,18 +351,7 @@ def _start(node: PlayroomNode) -> bool:
 
 
 def main() -> int:
-    rclpy.init()
-    node = PlayroomNode()
-    try:
-        if node.get_parameter("autostart").value and not _start(node):
-            return 1
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run_node(PlayroomNode, lambda node: not node.get_parameter("autostart").value or _start(node))
 
 
 if __name__ == "__main__":

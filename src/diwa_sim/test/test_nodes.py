@@ -1,0 +1,306 @@
+"""The playroom and the operator as real processes on ROS topics."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from diwa_conventions import topics
+from diwa_conventions.qos import message_type, profile
+from diwa_msgs.msg import GripperCommand
+from diwa_msgs.srv import ResetPlayroom
+from geometry_msgs.msg import PoseStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.parameter import Parameter
+
+TIMEOUT_S = 30.0
+
+
+def start(node: str, *parameters: str) -> subprocess.Popen:
+    """A node as a process; parameters as name:=value."""
+    command = [sys.executable, "-m", f"diwa_sim.nodes.{node}", "--ros-args", "-r", "__ns:=/diwa"]
+    for parameter in parameters:
+        command += ["-p", parameter]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def end(process: subprocess.Popen, by: signal.Signals = signal.SIGINT) -> str:
+    """Stop the node as Ctrl-C does; what it printed. Fails if it needs more than 5 s."""
+    process.send_signal(by)
+    output, _ = process.communicate(timeout=5.0)
+    return output
+
+
+class Listener:
+    """Subscribes to everything and keeps what came."""
+
+    def __init__(self) -> None:
+        self.node = rclpy.create_node("listener", namespace="/diwa")
+        self.seen = defaultdict(list)
+        for topic in topics.TOPICS:
+            if topic not in (topics.TARGET_POSE, topics.GRIPPER_COMMAND):
+                self.node.create_subscription(
+                    message_type(topic), topic.name, self.seen[topic].append, profile(topic)
+                )
+        self.target = None
+
+    def until(self, condition, what: str):
+        """Spin until the condition holds; returns its value."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline:
+            value = condition()
+            if value:
+                return value
+            rclpy.spin_once(self.node, timeout_sec=0.1)
+        pytest.fail(f"{what} did not happen within {TIMEOUT_S:.0f} s")
+
+    def next(self, topic: topics.Topic, count: int = 1):
+        """The next messages of a topic; the newest one."""
+        have = len(self.seen[topic])
+        self.until(lambda: len(self.seen[topic]) >= have + count, f"{count} messages on {topic.name}")
+        return self.seen[topic][-1]
+
+    def call(self, kind, name: str, request):
+        client = self.node.create_client(kind, name)
+        self.until(client.service_is_ready, f"service {name}")
+        future = client.call_async(request)
+        self.until(future.done, f"answer of {name}")
+        self.node.destroy_client(client)
+        return future.result()
+
+    def command(self, pose: PoseStamped) -> None:
+        if self.target is None:
+            self.target = self.node.create_publisher(PoseStamped, topics.TARGET_POSE.name, profile(topics.TARGET_POSE))
+        self.until(self.target.get_subscription_count, "match with the playroom")
+        self.target.publish(pose)
+
+    def leave(self) -> None:
+        """Command the arm no longer."""
+        if self.target is not None:
+            self.node.destroy_publisher(self.target)
+            self.target = None
+
+    def refused(self) -> int:
+        message: DiagnosticArray = self.next(topics.DIAGNOSTICS)
+        return int({item.key: item.value for item in message.status[0].values}["refused_commands"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ros():
+    rclpy.init()
+    yield
+    rclpy.shutdown()
+
+
+@pytest.fixture(scope="module")
+def playroom():
+    process = start("playroom", "seed:=3")
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def listener(playroom):
+    listener = Listener()
+    yield listener
+    listener.node.destroy_node()
+
+
+def stamp_s(message) -> float:
+    return message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec
+
+
+def position(message: PoseStamped) -> np.ndarray:
+    point = message.pose.position
+    return np.array([point.x, point.y, point.z])
+
+
+def test_images_come_at_30_hz_and_states_at_120_by_their_stamps(listener):
+    listener.next(topics.STATIC_IMAGE, 31)
+    listener.next(topics.CURRENT_POSE, 10)
+    for topic, rate_hz in ((topics.STATIC_IMAGE, 30.0), (topics.GRIPPER_IMAGE, 30.0), (topics.CURRENT_POSE, 120.0)):
+        gaps_s = np.diff([stamp_s(message) for message in listener.seen[topic]])
+        assert np.median(gaps_s) == pytest.approx(1.0 / rate_hz, rel=1e-3)
+
+
+def test_both_images_of_a_moment_have_one_stamp_and_matching_camera_info(listener):
+    listener.next(topics.GRIPPER_INFO, 3)
+    stamps = {stamp_s(m) for m in listener.seen[topics.STATIC_IMAGE]} & {stamp_s(m) for m in listener.seen[topics.GRIPPER_IMAGE]}
+    assert stamps
+    image, info = listener.seen[topics.STATIC_IMAGE][-1], listener.seen[topics.STATIC_INFO][-1]
+    assert (image.width, image.height, image.encoding, image.step, len(image.data)) == (200, 200, "rgb8", 600, 120000)
+    assert image.header.frame_id == info.header.frame_id == topics.STATIC_CAMERA_FRAME
+    assert (info.width, info.height) == (200, 200)
+    assert info.k[2] == info.k[5] == pytest.approx(99.5)
+
+
+def test_quality_of_service_is_the_contract_s(listener):
+    listener.next(topics.CURRENT_POSE)
+    for topic in (topics.CURRENT_POSE, topics.JOINT_STATES, topics.STATIC_IMAGE, topics.SCENE_STATE):
+        (publisher,) = listener.node.get_publishers_info_by_topic(f"/diwa/{topic.name}")
+        assert publisher.qos_profile.reliability == profile(topic).reliability, topic.name
+
+
+def test_joint_states_name_the_panda_s_joints(listener):
+    message = listener.next(topics.JOINT_STATES)
+    assert list(message.name) == [*topics.ARM_JOINTS, *topics.FINGER_JOINTS]
+    assert len(message.position) == len(message.velocity) == len(message.effort) == 9
+
+
+def test_the_arm_goes_to_the_target_pose_and_the_gripper_closes(listener):
+    goal = listener.next(topics.CURRENT_POSE)
+    goal.pose.position.y += 0.05
+    goal.pose.position.z += 0.03
+    listener.command(goal)
+    listener.until(
+        lambda: np.linalg.norm(position(listener.next(topics.CURRENT_POSE)) - position(goal)) < 3e-3, "arrival"
+    )
+    gripper = listener.node.create_publisher(GripperCommand, topics.GRIPPER_COMMAND.name, profile(topics.GRIPPER_COMMAND))
+    listener.until(gripper.get_subscription_count, "match")
+    gripper.publish(GripperCommand(command=-1.0))
+    listener.until(lambda: sum(listener.next(topics.JOINT_STATES).position[7:]) < 0.005, "closing")
+
+
+@pytest.mark.parametrize("fault", ["nan", "frame", "quaternion"])
+def test_a_command_that_makes_no_sense_is_refused_and_counted(listener, fault):
+    before = listener.refused()
+    wrong = listener.next(topics.CURRENT_POSE)
+    before_m = position(wrong)
+    wrong.pose.position.z += 0.1
+    if fault == "nan":
+        wrong.pose.position.x = float("nan")
+    elif fault == "frame":
+        wrong.header.frame_id = "map"
+    else:
+        wrong.pose.orientation.w += 0.5
+    listener.command(wrong)
+    listener.until(lambda: listener.refused() == before + 1, "refusal")
+    assert np.linalg.norm(position(listener.next(topics.CURRENT_POSE)) - before_m) < 0.01
+
+
+def test_two_commanders_move_nothing(listener):
+    here = listener.next(topics.CURRENT_POSE)
+    listener.command(here)
+    second = rclpy.create_node("intruder", namespace="/diwa")
+    second.create_publisher(PoseStamped, topics.TARGET_POSE.name, profile(topics.TARGET_POSE))
+    text = listener.until(
+        lambda: listener.next(topics.DIAGNOSTICS).status[0].message.startswith("target_pose has 2 publishers")
+        and listener.seen[topics.DIAGNOSTICS][-1].status[0].message,
+        "conflict",
+    )
+    assert "/diwa/intruder, /diwa/listener" in text
+    goal = PoseStamped(header=here.header, pose=here.pose)
+    goal.pose.position.y += 0.1
+    listener.command(goal)
+    before = position(listener.next(topics.CURRENT_POSE))
+    assert np.linalg.norm(position(listener.next(topics.CURRENT_POSE, 60)) - before) < 2e-3
+    second.destroy_node()
+    listener.until(lambda: listener.next(topics.DIAGNOSTICS).status[0].message == "simulating", "end of the conflict")
+
+
+def test_reset_starts_the_same_episode_for_the_same_seed(listener):
+    states = []
+    for seed in (5, 6, 5):
+        answer = listener.call(ResetPlayroom, "/diwa/reset", ResetPlayroom.Request(task="open-drawer", seed=seed))
+        assert answer.success
+        assert answer.seed == seed
+        episode = int(answer.message.split()[1])
+        listener.until(lambda: listener.next(topics.SCENE_STATE).episode == episode, f"episode {episode}")
+        scene = listener.seen[topics.SCENE_STATE][-1]
+        assert scene.task == "open-drawer"
+        assert not scene.success
+        states.append((round(scene.slider_m, 4), round(scene.drawer_m, 4), round(scene.switch_m, 4)))
+    assert states[0] == states[2] != states[1]
+
+
+def test_reset_to_an_unknown_task_is_refused_with_the_known_ones(listener):
+    answer = listener.call(ResetPlayroom, "/diwa/reset", ResetPlayroom.Request(task="open-door", seed=1))
+    assert not answer.success
+    assert "known tasks: open-drawer" in answer.message
+
+
+def test_the_operator_opens_the_drawer_over_topics(listener):
+    listener.leave()
+    operator = start("operator", "mode:=demonstration", "task:=open-drawer", "direct:=true", "seed:=2")
+    output, _ = operator.communicate(timeout=60.0)
+    assert operator.returncode == 0, output
+    assert "demonstration 0 of open-drawer: success" in output
+    scene = listener.next(topics.SCENE_STATE)
+    assert scene.success
+    assert scene.drawer_m > 0.12
+    listener.until(lambda: listener.seen[topics.OPERATOR_JOY], "joystick")
+    assert {message.axes[0] for message in listener.seen[topics.OPERATOR_JOY]} <= {0.0, 1.0}
+
+
+def test_a_second_simulator_in_the_namespace_ends_with_one_line(listener):
+    listener.next(topics.CURRENT_POSE)
+    second = start("playroom")
+    output, _ = second.communicate(timeout=TIMEOUT_S)
+    assert second.returncode == 1
+    assert output.count("\n") == 1
+    assert "another arm already publishes /diwa/current_pose" in output
+
+
+def test_a_deactivated_playroom_is_silent_until_activated_again(listener):
+    def change(transition: int) -> None:
+        request = ChangeState.Request(transition=Transition(id=transition))
+        assert listener.call(ChangeState, "/diwa/playroom/change_state", request).success
+
+    listener.next(topics.STATIC_IMAGE)
+    change(Transition.TRANSITION_DEACTIVATE)
+    change(Transition.TRANSITION_CLEANUP)
+    listener.until(lambda: not listener.node.count_publishers("/diwa/current_pose"), "silence")
+    change(Transition.TRANSITION_CONFIGURE)
+    change(Transition.TRANSITION_ACTIVATE)
+    listener.next(topics.STATIC_IMAGE)
+
+
+def test_ctrl_c_ends_the_playroom_cleanly(playroom, listener):
+    listener.next(topics.STATIC_IMAGE)
+    output = end(playroom)
+    assert playroom.returncode == 0
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("node", "parameter", "message"),
+    [
+        ("playroom", "task:=open-door", "unknown task 'open-door'; known tasks"),
+        ("playroom", "look:=shiny", "unknown look 'shiny'; known looks: clear, hard"),
+        ("playroom", "image_size:=9999", "image_size"),
+        ("playroom", "seed:=first", "seed"),
+        ("operator", "mode:=sleep", "mode is 'sleep'; expected play or demonstration"),
+        ("operator", "task:=open-door", "unknown task 'open-door'"),
+        ("operator", "skill:=1.5", "skill"),
+    ],
+)
+def test_a_wrong_parameter_ends_the_node_with_one_line(node, parameter, message):
+    process = start(node, parameter)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode not in (0, None)
+    assert "Traceback" not in output
+    assert message in output
+
+
+def test_simulated_time_is_published_when_asked_for():
+    from rosgraph_msgs.msg import Clock
+
+    process = start("playroom", "publish_clock:=true", "image_size:=32")
+    node = rclpy.create_node("clock_listener", parameter_overrides=[Parameter("use_sim_time", value=False)])
+    times = []
+    node.create_subscription(Clock, "/clock", lambda m: times.append(m.clock.sec + 1e-9 * m.clock.nanosec), 10)
+    deadline = time.monotonic() + TIMEOUT_S
+    while len(times) < 20 and time.monotonic() < deadline:
+        rclpy.spin_once(node, timeout_sec=0.1)
+    node.destroy_node()
+    assert end(process, signal.SIGTERM) is not None
+    assert process.returncode == 0
+    assert times[0] < 60.0
+    np.testing.assert_allclose(np.median(np.diff(times)), 1.0 / 120.0, atol=1e-6)

@@ -1,0 +1,114 @@
+"""The scripted operator."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+from diwa_conventions.actions import RECORD_RATE_HZ, ActionScale, Pose
+from diwa_conventions.tasks import TASKS
+from diwa_sim.environment import PlayroomEnv
+from diwa_sim.operator import Command, Hand, Player, Style, action_towards, demonstrate, feasible_tasks, play
+from diwa_sim.playroom import HAND_DOWN, HOME_POSITION_M
+from diwa_sim.skills import plan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+HOME = Pose(HOME_POSITION_M, HAND_DOWN)
+
+
+@pytest.fixture(scope="module")
+def env() -> PlayroomEnv:
+    return PlayroomEnv(images=False)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_clean_demonstration_does_the_task(env, task):
+    for seed in range(3):
+        steps = list(demonstrate(env, task, skill=1.0, seed=seed))
+        assert steps[-1].success, f"seed {seed}"
+        assert not any(step.success for step in steps[:-1])
+
+
+def test_sloppy_demonstrations_fail_more_often_than_clean_ones(env):
+    sloppy = [list(demonstrate(env, "turn-off-lightbulb", skill=0.0, seed=seed))[-1].success for seed in range(12)]
+    assert 0 < sum(sloppy) < 12
+
+
+def test_a_demonstration_repeats_with_its_seed(env):
+    one, other = (list(demonstrate(env, "open-drawer", skill=0.3, seed=4)) for _ in range(2))
+    np.testing.assert_array_equal([step.action for step in one], [step.action for step in other])
+
+
+def test_play_has_successes_near_misses_and_wandering_in_range(env):
+    steps = list(islice(play(env, seed=1), 700))
+    actions = np.array([step.action for step in steps])
+    assert np.abs(actions).max() <= 1.0
+    assert set(np.unique(actions[:, 6])) == {-1.0, 1.0}
+    attempts, current = [], None
+    for step in steps:
+        if step.task != current:
+            attempts.append([step.task, False])
+            current = step.task
+        attempts[-1][1] |= step.success
+    assert {task for task, _ in attempts} >= {"", "open-drawer", "move-slider-left", "turn-on-LED"}
+    assert any(done for _, done in attempts)
+    assert any(task and not done for task, done in attempts)
+
+
+def test_play_never_saturates_the_action_scale(env):
+    """A saturated action would lose motion in the data set."""
+    actions = np.array([step.action for step in islice(play(env, seed=2), 300)])
+    assert np.abs(actions[:, :6]).max() < 1.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), skill=st.floats(0.0, 1.0), task=st.sampled_from(TASKS))
+def test_the_hand_moves_smoothly_whatever_the_style(seed, skill, task):
+    rng = np.random.default_rng(seed)
+    scene = _scene()
+    hand = Hand(HOME, rng)
+    style = Style.draw(skill, rng).missing(rng)
+    hand.follow(plan(task, scene, HOME.position), style)
+    positions = []
+    for _ in range(200):
+        command = hand.move(Pose(positions[-1], HAND_DOWN) if positions else HOME)
+        positions.append(command.pose.position)
+    steps_m = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    tremor_m = 8.0 * style.tremor_m
+    assert steps_m.max() <= style.cruise_m_s / RECORD_RATE_HZ + tremor_m
+    assert np.isfinite(positions).all()
+
+
+def _scene(made=[]):  # noqa: B006 (one world for all examples)
+    if not made:
+        env = PlayroomEnv(images=False)
+        env.reset(seed=0)
+        made.append(env.scene_state())
+    return made[0]
+
+
+def test_the_action_towards_a_far_hand_is_clipped_and_keeps_the_gripper():
+    far = Command(Pose(HOME.position + [1.0, -1.0, 0.04], HAND_DOWN), -1.0)
+    np.testing.assert_allclose(action_towards(far, HOME, ActionScale()), [1, -1, 0.5, 0, 0, 0, -1], atol=1e-9)
+
+
+def test_skill_outside_its_range_and_unknown_tasks_are_refused(env):
+    with pytest.raises(ValueError, match="skill is 1.5; expected a number from 0"):
+        next(demonstrate(env, "open-drawer", skill=1.5, seed=0))
+    with pytest.raises(ValueError, match="unknown task 'open-door'"):
+        next(demonstrate(env, "open-door", skill=1.0, seed=0))
+
+
+def test_there_is_always_something_to_do():
+    env = PlayroomEnv(images=False)
+    for seed in range(20):
+        env.reset(seed=seed)
+        assert len(feasible_tasks(env.scene_state())) >= 4
+
+
+def test_a_player_names_its_attempt():
+    player = Player(HOME, np.random.default_rng(0))
+    assert player.attempt is None
+    player.move(HOME, _scene())
+    assert player.attempt is not None
+    assert player.attempt.task in ("", *TASKS)
