@@ -54,7 +54,7 @@ class ActionScale:
 
 @dataclass(frozen=True)
 class Pose:
-    """Pose of the tool centre point in the arm's base frame.
+    """Pose in the arm's base frame, as a rule that of the tool centre point.
 
     A rotation matrix, not a scipy Rotation: composing those costs 0.1 ms, too much for a 120 Hz loop in Python.
     """
@@ -84,6 +84,28 @@ class Pose:
         return 2.0 * float(np.arcsin(min(1.0, chord)))
 
 
+def euler_to_matrix(angles: FloatArray) -> FloatArray:
+    """Extrinsic xyz Euler angles (3,) [rad] as a rotation matrix (3, 3). (scipy needs ten times as long for one.)"""
+    (sr, sp, sy), (cr, cp, cy) = np.sin(angles), np.cos(angles)
+    return np.array(
+        [
+            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+            [-sp, cp * sr, cp * cr],
+        ]
+    )
+
+
+def matrix_to_euler(rotation: FloatArray) -> FloatArray:
+    """Extrinsic xyz Euler angles (3,) [rad] of a rotation matrix (3, 3); at gimbal lock one of the many answers."""
+    pitch = np.arctan2(-rotation[2, 0], np.hypot(rotation[0, 0], rotation[1, 0]))
+    if np.hypot(rotation[0, 0], rotation[1, 0]) < 1e-9:
+        return np.array([np.arctan2(-rotation[1, 2], rotation[1, 1]), pitch, 0.0])
+    roll = np.arctan2(rotation[2, 1], rotation[2, 2])
+    yaw = np.arctan2(rotation[1, 0], rotation[0, 0])
+    return np.array([roll, pitch, yaw])
+
+
 def gripper_opens(value: float) -> bool:
     """``value >= 0`` opens (method.md 4)."""
     return value >= 0.0
@@ -110,7 +132,7 @@ def checked_action(action: npt.ArrayLike) -> FloatArray:
 def integrate(pose: Pose, action: FloatArray, scale: ActionScale, fraction: float = 1.0) -> Pose:
     """The commanded pose after ``fraction`` of a 7.5 Hz action (7,) was executed from ``pose``."""
     translation = fraction * scale.translation_m * action[:3]
-    turn = Rotation.from_euler("xyz", fraction * scale.rotation_rad * action[3:6]).as_matrix()
+    turn = euler_to_matrix(fraction * scale.rotation_rad * action[3:6])
     return Pose(pose.position + translation, turn @ pose.rotation)
 
 
@@ -120,8 +142,8 @@ def difference(before: Pose, after: Pose, scale: ActionScale) -> FloatArray:
     Inverse of :func:`integrate`; callers clip to [-1, 1] and count what saturates.
     """
     translation = (after.position - before.position) / scale.translation_m
-    turn = Rotation.from_matrix(after.rotation @ before.rotation.T)
-    return np.concatenate([translation, turn.as_euler("xyz") / scale.rotation_rad])
+    turn = matrix_to_euler(after.rotation @ before.rotation.T)
+    return np.concatenate([translation, turn / scale.rotation_rad])
 
 
 def rotation_6d(rotation: FloatArray) -> FloatArray:

@@ -38,6 +38,8 @@ class Topic:
     """Frame and units."""
 
 
+# A table: one entry, one topic.
+# fmt: off
 TARGET_POSE = Topic(
     "target_pose", "geometry_msgs/msg/PoseStamped", True, 1, STATE_RATE_HZ,
     f"commanded pose of {TOOL_FRAME} in {BASE_FRAME}; m, unit quaternion; exactly one publisher",
@@ -86,6 +88,7 @@ TOPICS = (
     TARGET_POSE, GRIPPER_COMMAND, CURRENT_POSE, JOINT_STATES, STATIC_IMAGE, STATIC_INFO, GRIPPER_IMAGE, GRIPPER_INFO,
     SCENE_STATE, OPERATOR_POSE, OPERATOR_JOY, DIAGNOSTICS,
 )
+# fmt: on
 
 RESET_SERVICE = "reset"
 """``diwa_msgs/srv/ResetPlayroom`` of the playroom node."""

@@ -30,7 +30,7 @@ class InverseKinematics:
         self._site = model.site(TOOL_SITE).id
         self._jacobian = np.zeros((6, model.nv))
 
-    def solve(self, start: FloatArray, target: Pose, iterations: int = 20, tolerance: float = 2e-4) -> FloatArray:
+    def solve(self, start: FloatArray, target: Pose, iterations: int = 20, tolerance: float = 5e-4) -> FloatArray:
         """Joint angles (7,) [rad] from warm start (7,); stops when the error (m and rad together) is below tolerance.
 
         An unreachable target gives the nearest pose that the iterations find, never an exception.

@@ -241,7 +241,7 @@ def feasible_tasks(scene: SceneState) -> list[str]:
         "turn-off-lightbulb": scene.lightbulb,
         "turn-on-LED": not scene.led,
         "turn-off-LED": scene.led,
-        "lift-cube": _cube_in_reach(scene.cube_position),
+        "lift-cube": _cube_in_reach(scene.cube.position),
     }
     return [task for task in TASKS if possible[task]]
 

@@ -86,6 +86,7 @@ class Playroom:
         self._tool = model.site(TOOL_SITE).id
         self._scene_qpos = {name: model.joint(name).qposadr[0] for name in ("slider", "drawer", "button", "switch")}
         self._cube = model.joint("cube").qposadr[0]
+        self._cube_body = model.body("cube").id
         self._lights = {
             name: (model.geom(name).id, model.material(f"{name}_off").id, model.material(f"{name}_on").id)
             for name in ("led", "bulb")
@@ -147,7 +148,6 @@ class Playroom:
 
     def scene_state(self) -> SceneState:
         qpos = self.data.qpos
-        cube = qpos[self._cube : self._cube + 7]
         return SceneState(
             slider_m=float(qpos[self._scene_qpos["slider"]]),
             drawer_m=float(qpos[self._scene_qpos["drawer"]]),
@@ -155,8 +155,7 @@ class Playroom:
             switch_m=float(qpos[self._scene_qpos["switch"]]),
             lightbulb=self.lightbulb,
             led=self.led,
-            cube_position=cube[:3].copy(),
-            cube_quaternion=cube[[4, 5, 6, 3]],
+            cube=Pose(self.data.xpos[self._cube_body].copy(), self.data.xmat[self._cube_body].reshape(3, 3).copy()),
         )
 
     def _switch_lights(self) -> None:

@@ -114,7 +114,7 @@ def _press_button(_: SceneState) -> list[Waypoint]:
 
 
 def _lift_cube(scene: SceneState) -> list[Waypoint]:
-    grasp = scene.cube_position + [0.0, 0.0, 0.004]
+    grasp = scene.cube.position + [0.0, 0.0, 0.004]
     lifted = grasp + [0.0, 0.0, 0.14]
     return [
         Waypoint(grasp, GRIPPER_OPEN, slow=True),

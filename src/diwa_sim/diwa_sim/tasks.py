@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from diwa_conventions.actions import FloatArray
+from diwa_conventions.actions import FloatArray, Pose, matrix_to_euler
 from diwa_conventions.tasks import TASKS, checked_task
 
 DRAWER_TRAVEL_M = 0.17
@@ -31,25 +31,14 @@ class SceneState:
     switch_m: float
     lightbulb: bool
     led: bool
-    cube_position: FloatArray
-    """(3,) [m]."""
-    cube_quaternion: FloatArray
-    """(4,), scalar last."""
+    cube: Pose
+    """Of its centre."""
 
     def vector(self) -> FloatArray:
         """(12,): slider, drawer, button, switch [m], lightbulb, LED (0 or 1), cube xyz [m] and Euler xyz [rad]."""
         lights = [float(self.lightbulb), float(self.led)]
         joints = [self.slider_m, self.drawer_m, self.button_m, self.switch_m]
-        return np.concatenate([joints, lights, self.cube_position, euler_xyz(self.cube_quaternion)])
-
-
-def euler_xyz(quaternion_xyzw: FloatArray) -> FloatArray:
-    """Extrinsic xyz Euler angles (3,) [rad]; at gimbal lock one of the many answers, without scipy's warning."""
-    x, y, z, w = quaternion_xyzw
-    roll = np.arctan2(2.0 * (w * x + y * z), 1.0 - 2.0 * (x * x + y * y))
-    pitch = np.arcsin(np.clip(2.0 * (w * y - z * x), -1.0, 1.0))
-    yaw = np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))
-    return np.array([roll, pitch, yaw])
+        return np.concatenate([joints, lights, self.cube.position, matrix_to_euler(self.cube.rotation)])
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,7 @@ _DONE: dict[str, Callable[[SceneState, SceneState], bool]] = {
     "turn-off-lightbulb": lambda start, now: start.lightbulb and not now.lightbulb,
     "turn-on-LED": lambda start, now: now.led and not start.led,
     "turn-off-LED": lambda start, now: start.led and not now.led,
-    "lift-cube": lambda start, now: now.cube_position[2] - start.cube_position[2] >= CUBE_LIFTED_M,
+    "lift-cube": lambda start, now: now.cube.position[2] - start.cube.position[2] >= CUBE_LIFTED_M,
 }
 
 

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 from diwa_conventions import topics
 from diwa_conventions.actions import RECORD_RATE_HZ, Pose, gripper_opens
+from diwa_conventions.messages import pose_from_message, pose_to_message
 from diwa_conventions.node_main import run_node
 from diwa_conventions.qos import message_type, profile
 from diwa_conventions.tasks import checked_task
@@ -61,8 +62,7 @@ class OperatorNode(Node):
         self.create_timer(1.0 / RECORD_RATE_HZ, self._move)
 
     def _on_pose(self, message: PoseStamped) -> None:
-        point, turn = message.pose.position, message.pose.orientation
-        self._tool = Pose.from_quaternion([point.x, point.y, point.z], [turn.x, turn.y, turn.z, turn.w])
+        self._tool = pose_from_message(message.pose)
 
     def _on_scene(self, message: SceneState) -> None:
         self._scene = message
@@ -115,9 +115,7 @@ class OperatorNode(Node):
         stamp = self.get_clock().now().to_msg()
         pose = PoseStamped()
         pose.header.stamp, pose.header.frame_id = stamp, topics.BASE_FRAME
-        point, turn = pose.pose.position, pose.pose.orientation
-        point.x, point.y, point.z = map(float, command.pose.position)
-        turn.x, turn.y, turn.z, turn.w = map(float, command.pose.quaternion())
+        pose.pose = pose_to_message(command.pose)
         joy = Joy(axes=[0.0 if gripper_opens(command.gripper) else 1.0], buttons=[1])
         joy.header.stamp = stamp
         gripper = GripperCommand(command=float(command.gripper))
@@ -132,12 +130,9 @@ class OperatorNode(Node):
 
 def scene_of(message: SceneState) -> tasks.SceneState:
     """The scene's state as the operator's plans want it."""
-    cube = message.cube
     return tasks.SceneState(
         slider_m=message.slider_m, drawer_m=message.drawer_m, button_m=message.button_m, switch_m=message.switch_m,
-        lightbulb=message.lightbulb, led=message.led,
-        cube_position=np.array([cube.position.x, cube.position.y, cube.position.z]),
-        cube_quaternion=np.array([cube.orientation.x, cube.orientation.y, cube.orientation.z, cube.orientation.w]),
+        lightbulb=message.lightbulb, led=message.led, cube=pose_from_message(message.cube),
     )
 
 

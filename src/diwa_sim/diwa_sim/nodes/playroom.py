@@ -12,7 +12,8 @@ import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from diwa_conventions import topics
-from diwa_conventions.actions import FloatArray, Pose
+from diwa_conventions.actions import Pose
+from diwa_conventions.messages import pose_from_message, pose_to_message
 from diwa_conventions.node_main import run_node
 from diwa_conventions.qos import message_type, profile
 from diwa_conventions.tasks import checked_task
@@ -33,8 +34,6 @@ from diwa_sim.tasks import draw_start, is_done
 
 MAX_CATCH_UP_S = 0.25
 """A node that was held up for longer lets simulated time slip instead of racing after it."""
-
-_QUATERNION_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,10 @@ def target_of(message: PoseStamped) -> Pose:
     """The commanded pose. CommandError for another frame, a value that is not finite or a non-unit quaternion."""
     if message.header.frame_id != topics.BASE_FRAME:
         raise CommandError(f"target_pose is in frame {message.header.frame_id!r}; expected {topics.BASE_FRAME!r}")
-    point, turn = message.pose.position, message.pose.orientation
-    position, quaternion = np.array([point.x, point.y, point.z]), np.array([turn.x, turn.y, turn.z, turn.w])
-    if not (np.isfinite(position).all() and np.isfinite(quaternion).all()):
-        raise CommandError("target_pose holds a value that is not finite")
-    norm = float(np.linalg.norm(quaternion))
-    if abs(norm - 1.0) > _QUATERNION_TOLERANCE:
-        raise CommandError(f"target_pose has a quaternion of length {norm:.4f}; expected 1")
-    return Pose.from_quaternion(position, quaternion)
+    try:
+        return pose_from_message(message.pose)
+    except ValueError as error:
+        raise CommandError(f"target_pose {error}") from error
 
 
 class PlayroomNode(LifecycleNode):
@@ -246,8 +241,7 @@ class PlayroomNode(LifecycleNode):
     def _publish_state(self, stamp: Time) -> None:
         message = PoseStamped()
         message.header.stamp, message.header.frame_id = stamp, topics.BASE_FRAME
-        pose = self._playroom.tool_pose()
-        _fill_pose(message.pose, pose.position, pose.quaternion())
+        message.pose = pose_to_message(self._playroom.tool_pose())
         self._pose_out.publish(message)
         joints = self._playroom.joint_state()
         state = JointState(name=[*topics.ARM_JOINTS, *topics.FINGER_JOINTS])
@@ -274,10 +268,10 @@ class PlayroomNode(LifecycleNode):
         self._success = self._success or (bool(self._task) and is_done(self._task, self._start, now))
         message = SceneState(
             slider_m=now.slider_m, drawer_m=now.drawer_m, button_m=now.button_m, switch_m=now.switch_m,
-            lightbulb=now.lightbulb, led=now.led, task=self._task, success=self._success, episode=self._episode,
+            lightbulb=now.lightbulb, led=now.led, cube=pose_to_message(now.cube),
+            task=self._task, success=self._success, episode=self._episode,
         )
         message.header.stamp, message.header.frame_id = stamp, topics.BASE_FRAME
-        _fill_pose(message.cube, now.cube_position, now.cube_quaternion)
         self._scene_out.publish(message)
 
     def _camera_info(self, camera: _Camera) -> CameraInfo:
@@ -327,12 +321,6 @@ def other_simulator(node: LifecycleNode, own: int) -> str:
     return (
         f"another arm already publishes {topic}; stop it, or start this simulator in another namespace or ROS_DOMAIN_ID"
     )
-
-
-def _fill_pose(message, position: FloatArray, quaternion: FloatArray) -> None:  # type: ignore[no-untyped-def]
-    message.position.x, message.position.y, message.position.z = map(float, position)
-    turn = message.orientation
-    turn.x, turn.y, turn.z, turn.w = map(float, quaternion)
 
 
 def _start(node: PlayroomNode) -> bool:
