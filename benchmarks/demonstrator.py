@@ -1,6 +1,6 @@
 """How often the scripted operator does each task, by CALVIN's oracles.
 
-    python benchmarks/demonstrator.py --episodes 100 --skills 1.0 0.5 0.0
+python benchmarks/demonstrator.py --episodes 100 --skills 1.0 0.5 0.0
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from multiprocessing import get_context
 
 import numpy as np
 import tyro
+from machine import machine, markdown_table
+from scipy.stats import binomtest
+
 from diwa_conventions.actions import TRAIN_RATE_HZ
 from diwa_conventions.tasks import TASKS
 from diwa_sim.environment import PlayroomEnv
 from diwa_sim.operator import demonstrate
-from machine import machine, markdown_table
-from scipy.stats import binomtest
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How fast the playroom runs on one core: 7.5 Hz steps per second, with and without cameras.
 
-    python benchmarks/playroom.py --seconds 5
+python benchmarks/playroom.py --seconds 5
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import tyro
+from machine import machine, markdown_table
+
 from diwa_conventions.actions import TRAIN_RATE_HZ
 from diwa_sim.environment import PlayroomConfig, PlayroomEnv
-from machine import machine, markdown_table
 
 
 @dataclass(frozen=True)

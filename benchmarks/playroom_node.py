@@ -1,6 +1,6 @@
 """What the playroom costs as a ROS 2 node: image rates, latency and processor time.
 
-    python benchmarks/playroom_node.py --seconds 20
+python benchmarks/playroom_node.py --seconds 20
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import rclpy
 import tyro
+from machine import machine, markdown_table
+
 from diwa_conventions import topics
 from diwa_conventions.qos import message_type, profile
-from machine import machine, markdown_table
 
 WATCHED = (topics.STATIC_IMAGE, topics.GRIPPER_IMAGE, topics.CURRENT_POSE, topics.JOINT_STATES)
 

@@ -1,6 +1,6 @@
 """Every topic and service of the graph: name, type, quality of service, rate, frame and unit.
 
-Names are relative to the namespace (``/diwa`` by default). ``docs/architecture.md`` shows the same table.
+Names are relative to the namespace (``/diwa`` by default); a test holds ``docs/architecture.md`` to the same table.
 """
 
 from __future__ import annotations
@@ -95,3 +95,16 @@ RESET_SERVICE = "reset"
 
 JOY_TRIGGER_AXIS = 0
 JOY_CLUTCH_BUTTON = 0
+
+
+def markdown_table() -> str:
+    """All topics as the table of ``docs/architecture.md``; printed by ``python -m diwa_conventions.topics``."""
+    lines = ["| topic | type | quality of service | rate | frame and units |", "|---|---|---|---|---|"]
+    for topic in TOPICS:
+        service = f"{'reliable' if topic.reliable else 'best effort'}, {topic.depth}"
+        lines.append(f"| `{topic.name}` | {topic.type} | {service} | {topic.rate_hz:g} Hz | {topic.about} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown_table())

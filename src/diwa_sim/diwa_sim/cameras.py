@@ -12,8 +12,8 @@ import cv2
 import mujoco
 import numpy as np
 import numpy.typing as npt
-from diwa_conventions.actions import FloatArray
 
+from diwa_conventions.actions import FloatArray
 from diwa_sim.playroom import Playroom
 from diwa_sim.scene import GRIPPER_CAMERA, STATIC_CAMERA
 
@@ -48,7 +48,9 @@ def rendering_backend() -> str:
         if subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0:
             os.environ["MUJOCO_GL"] = backend
             return backend
-    raise RenderingError(f"cannot render: neither EGL nor OSMesa works; install: sudo apt-get install {RENDER_PACKAGES}")
+    raise RenderingError(
+        f"cannot render: neither EGL nor OSMesa works; install: sudo apt-get install {RENDER_PACKAGES}"
+    )
 
 
 class Cameras:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import gymnasium
 import numpy as np
 import numpy.typing as npt
+
 from diwa_conventions.actions import (
     ACTION_DIM,
     FRAMES_PER_STEP,
@@ -25,7 +26,6 @@ from diwa_conventions.actions import (
 )
 from diwa_conventions.tasks import EPISODE_FRAMES, checked_task
 from diwa_conventions.topics import CAMERA_SIZE_PX
-
 from diwa_sim.cameras import Cameras, ImageArray, area_resize
 from diwa_sim.playroom import Playroom, limit_lead
 from diwa_sim.scene import Look
@@ -73,7 +73,8 @@ class PlayroomConfig:
         if self.task:
             checked_task(self.task)
         if not 8 <= self.image_size_px <= self.camera_size_px:
-            raise ValueError(f"image_size_px is {self.image_size_px}; expected 8 to camera_size_px={self.camera_size_px}")
+            limit = f"camera_size_px={self.camera_size_px}"
+            raise ValueError(f"image_size_px is {self.image_size_px}; expected 8 to {limit}")
         if self.max_episode_steps < 1:
             raise ValueError(f"max_episode_steps is {self.max_episode_steps}; expected at least 1")
 
@@ -89,7 +90,7 @@ class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     task or configuration key.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": TRAIN_RATE_HZ}  # noqa: RUF012 (Gymnasium's contract)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": TRAIN_RATE_HZ}
 
     def __init__(self, config: PlayroomConfig | None = None, render_mode: str | None = None, **overrides: Any) -> None:
         self.config = _override(config or PlayroomConfig(), overrides)
@@ -116,7 +117,9 @@ class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     def task(self) -> str:
         return self._task
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
         """A random start of the task. Options: ``task`` (another one for this episode), ``start`` (a StartState)."""
         super().reset(seed=seed)
         options = dict(options or {})
@@ -144,7 +147,7 @@ class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         truncated = self._steps >= self.config.max_episode_steps
         return self._observe(now), float(info["success"]), bool(info["success"]), truncated, info
 
-    def render(self) -> ImageArray | None:  # type: ignore[override]
+    def render(self) -> ImageArray | None:
         """Both views side by side (S, 2S, 3) uint8 at camera size."""
         if self.render_mode is None:
             return None
@@ -196,7 +199,7 @@ def _override(config: PlayroomConfig, overrides: dict[str, Any]) -> PlayroomConf
     return replace(config, **overrides)
 
 
-def _observation_space(config: PlayroomConfig) -> gymnasium.spaces.Dict:
+def _observation_space(config: PlayroomConfig) -> gymnasium.Space[Observation]:
     space: dict[str, gymnasium.Space[Any]] = {
         "proprio": gymnasium.spaces.Box(-_FAR, _FAR, (PROPRIO_DIM,), np.float32),
         "scene_state": gymnasium.spaces.Box(-_FAR, _FAR, (SCENE_STATE_DIM,), np.float32),

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import mujoco
 import numpy as np
-from diwa_conventions.actions import FloatArray, Pose
 
+from diwa_conventions.actions import FloatArray, Pose
 from diwa_sim.scene import ARM_DOF, ARM_PREFIX, HOME_QPOS, TOOL_SITE
 
 _DAMPING = 0.03

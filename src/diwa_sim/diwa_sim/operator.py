@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.spatial.transform import Rotation
+
 from diwa_conventions.actions import (
     FRAMES_PER_STEP,
     GRIPPER_OPEN,
@@ -21,8 +23,6 @@ from diwa_conventions.actions import (
     difference,
 )
 from diwa_conventions.tasks import TASKS, checked_task
-from scipy.spatial.transform import Rotation
-
 from diwa_sim.environment import Observation, PlayroomEnv
 from diwa_sim.playroom import HAND_DOWN
 from diwa_sim.skills import Waypoint, plan
@@ -303,8 +303,6 @@ def demonstrate(env: PlayroomEnv, task: str, skill: float, seed: int) -> Iterato
         for _ in range(FRAMES_PER_STEP):
             command = demonstrator.move(tool)
         seen = observation
-        observation, _, terminated, truncated, info = env.step(
-            action_towards(command, env.target, env.config.scale)
-        )
+        observation, _, terminated, truncated, info = env.step(action_towards(command, env.target, env.config.scale))
         ended = terminated or truncated or demonstrator.finished
         yield Step(seen, info["executed_action"], task, bool(info["success"]))

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
-from diwa_conventions.actions import FloatArray, Pose, gripper_opens
 from scipy.spatial.transform import Rotation
 
+from diwa_conventions.actions import FloatArray, Pose, gripper_opens
 from diwa_sim.inverse_kinematics import InverseKinematics
 from diwa_sim.scene import (
     ARM_DOF,

@@ -104,8 +104,16 @@ def _keep_collision_meshes(arm: mujoco.MjSpec) -> None:
 def _simplify_fingers(arm: mujoco.MjSpec) -> None:
     for name in ("left_finger", "right_finger"):
         arm.body(name).add_geom(
-            name=name, type=mujoco.mjtGeom.mjGEOM_BOX, pos=[0.0, 0.0075, 0.027], size=[0.0105, 0.0070, 0.0265],
-            rgba=_ARM_COLOURS["finger"], contype=1, conaffinity=2, group=0, mass=0.0, friction=[1.2, 0.02, 0.001],
+            name=name,
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            pos=[0.0, 0.0075, 0.027],
+            size=[0.0105, 0.0070, 0.0265],
+            rgba=_ARM_COLOURS["finger"],
+            contype=1,
+            conaffinity=2,
+            group=0,
+            mass=0.0,
+            friction=[1.2, 0.02, 0.001],
         )
 
 

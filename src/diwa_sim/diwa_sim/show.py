@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from diwa_sim.cameras import ImageArray
     from diwa_sim.environment import PlayroomEnv
     from diwa_sim.operator import Step
 
@@ -52,7 +53,6 @@ class SimShow:
         from itertools import islice
 
         from diwa_conventions.actions import TRAIN_RATE_HZ
-
         from diwa_sim.operator import demonstrate, play
 
         steps = demonstrate(env, self.task, self.skill, self.seed) if self.task else play(env, self.seed)
@@ -62,7 +62,6 @@ class SimShow:
         from contextlib import ExitStack
 
         from diwa_conventions.actions import TRAIN_RATE_HZ
-
         from diwa_sim.film import FilmWriter
 
         success = True
@@ -84,7 +83,7 @@ class SimShow:
         return 0 if success else 1
 
 
-def _write_picture(path: Path, image) -> None:  # type: ignore[no-untyped-def]
+def _write_picture(path: Path, image: ImageArray) -> None:
     import cv2
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
 from diwa_conventions.actions import GRIPPER_CLOSE, GRIPPER_OPEN, FloatArray
 from diwa_conventions.tasks import checked_task
-
 from diwa_sim.tasks import DRAWER_TRAVEL_M, SLIDER_TRAVEL_M, SWITCH_TRAVEL_M, SceneState
 
 TRAVEL_HEIGHT_M = 0.30

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+
 from diwa_conventions.actions import FloatArray, Pose, matrix_to_euler
 from diwa_conventions.tasks import TASKS, checked_task
 

@@ -1,9 +1,12 @@
 """What the cameras show, and what happens where nothing can render."""
 
+import os
 import subprocess
+import sys
 
 import numpy as np
 import pytest
+
 from diwa_sim import cameras
 from diwa_sim.cameras import Cameras, RenderingError, area_resize, rendering_backend
 from diwa_sim.playroom import Playroom
@@ -108,3 +111,12 @@ def test_a_backend_that_cannot_render_off_screen_is_refused(fresh_choice):
     fresh_choice.setenv("MUJOCO_GL", "glfw")
     with pytest.raises(RenderingError, match="MUJOCO_GL is 'glfw'"):
         rendering_backend()
+
+
+@pytest.mark.parametrize("backend", ["glfw", "nonsense"])
+def test_a_mujoco_gl_that_mujoco_would_choke_on_gives_one_clear_error(backend):
+    code = "from diwa_sim.environment import PlayroomEnv; PlayroomEnv().reset()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "MUJOCO_GL": backend}, capture_output=True, text=True
+    )
+    assert f"RenderingError: MUJOCO_GL is '{backend}'" in done.stderr.splitlines()[-1]

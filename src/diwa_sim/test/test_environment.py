@@ -5,11 +5,12 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
+
 from diwa_conventions.actions import ActionScale
 from diwa_conventions.tasks import EPISODE_FRAMES
 from diwa_sim.cameras import area_resize
 from diwa_sim.environment import PlayroomConfig, PlayroomEnv, Workspace, make_vector_env
-from gymnasium.utils.env_checker import check_env
 
 STILL = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
 

@@ -3,6 +3,7 @@
 import av
 import numpy as np
 import pytest
+
 from diwa_sim.film import FilmWriter
 from diwa_sim.show import SimShow
 

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from diwa_conventions import topics
-from diwa_conventions.qos import message_type, profile
 from diwa_msgs.msg import GripperCommand
 from diwa_msgs.srv import ResetPlayroom
 from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.parameter import Parameter
+
+from diwa_conventions import topics
+from diwa_conventions.qos import message_type, profile
 
 TIMEOUT_S = 30.0
 
@@ -45,9 +46,7 @@ class Listener:
         self.seen = defaultdict(list)
         for topic in topics.TOPICS:
             if topic not in (topics.TARGET_POSE, topics.GRIPPER_COMMAND):
-                self.node.create_subscription(
-                    message_type(topic), topic.name, self.seen[topic].append, profile(topic)
-                )
+                self.node.create_subscription(message_type(topic), topic.name, self.seen[topic].append, profile(topic))
         self.target = None
 
     def until(self, condition, what: str):
@@ -132,7 +131,9 @@ def test_images_come_at_30_hz_and_states_at_120_by_their_stamps(listener):
 
 def test_both_images_of_a_moment_have_one_stamp_and_matching_camera_info(listener):
     listener.next(topics.GRIPPER_INFO, 3)
-    stamps = {stamp_s(m) for m in listener.seen[topics.STATIC_IMAGE]} & {stamp_s(m) for m in listener.seen[topics.GRIPPER_IMAGE]}
+    stamps = {stamp_s(m) for m in listener.seen[topics.STATIC_IMAGE]} & {
+        stamp_s(m) for m in listener.seen[topics.GRIPPER_IMAGE]
+    }
     assert stamps
     image, info = listener.seen[topics.STATIC_IMAGE][-1], listener.seen[topics.STATIC_INFO][-1]
     assert (image.width, image.height, image.encoding, image.step, len(image.data)) == (200, 200, "rgb8", 600, 120000)
@@ -162,7 +163,9 @@ def test_the_arm_goes_to_the_target_pose_and_the_gripper_closes(listener):
     listener.until(
         lambda: np.linalg.norm(position(listener.next(topics.CURRENT_POSE)) - position(goal)) < 3e-3, "arrival"
     )
-    gripper = listener.node.create_publisher(GripperCommand, topics.GRIPPER_COMMAND.name, profile(topics.GRIPPER_COMMAND))
+    gripper = listener.node.create_publisher(
+        GripperCommand, topics.GRIPPER_COMMAND.name, profile(topics.GRIPPER_COMMAND)
+    )
     listener.until(gripper.get_subscription_count, "match")
     gripper.publish(GripperCommand(command=-1.0))
     listener.until(lambda: sum(listener.next(topics.JOINT_STATES).position[7:]) < 0.005, "closing")
@@ -191,8 +194,10 @@ def test_two_commanders_move_nothing(listener):
     second = rclpy.create_node("intruder", namespace="/diwa")
     second.create_publisher(PoseStamped, topics.TARGET_POSE.name, profile(topics.TARGET_POSE))
     text = listener.until(
-        lambda: listener.next(topics.DIAGNOSTICS).status[0].message.startswith("target_pose has 2 publishers")
-        and listener.seen[topics.DIAGNOSTICS][-1].status[0].message,
+        lambda: (
+            listener.next(topics.DIAGNOSTICS).status[0].message.startswith("target_pose has 2 publishers")
+            and listener.seen[topics.DIAGNOSTICS][-1].status[0].message
+        ),
         "conflict",
     )
     assert "/diwa/intruder, /diwa/listener" in text
@@ -206,8 +211,7 @@ def test_two_commanders_move_nothing(listener):
 
 
 def test_reset_starts_the_same_episode_for_the_same_seed(listener):
-    states = []
-    for seed in (5, 6, 5):
+    def begin(seed: int):
         answer = listener.call(ResetPlayroom, "/diwa/reset", ResetPlayroom.Request(task="open-drawer", seed=seed))
         assert answer.success
         assert answer.seed == seed
@@ -216,8 +220,9 @@ def test_reset_starts_the_same_episode_for_the_same_seed(listener):
         scene = listener.seen[topics.SCENE_STATE][-1]
         assert scene.task == "open-drawer"
         assert not scene.success
-        states.append((round(scene.slider_m, 4), round(scene.drawer_m, 4), round(scene.switch_m, 4)))
-    assert states[0] == states[2] != states[1]
+        return round(scene.slider_m, 4), round(scene.drawer_m, 4), round(scene.switch_m, 4)
+
+    assert begin(5) == begin(5) != begin(6)
 
 
 def test_reset_to_an_unknown_task_is_refused_with_the_known_ones(listener):

@@ -4,14 +4,15 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from diwa_conventions.actions import RECORD_RATE_HZ, ActionScale, Pose
 from diwa_conventions.tasks import TASKS
 from diwa_sim.environment import PlayroomEnv
 from diwa_sim.operator import Command, Hand, Player, Style, action_towards, demonstrate, feasible_tasks, play
 from diwa_sim.playroom import HAND_DOWN, HOME_POSITION_M
 from diwa_sim.skills import plan
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 HOME = Pose(HOME_POSITION_M, HAND_DOWN)
 

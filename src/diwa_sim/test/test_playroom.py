@@ -2,15 +2,16 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
 from diwa_conventions.actions import Pose
 from diwa_sim.environment import PlayroomEnv
 from diwa_sim.operator import demonstrate
 from diwa_sim.playroom import HAND_DOWN, HOME_POSITION_M, MAX_LEAD_M, MAX_LEAD_RAD, Playroom, limit_lead
 from diwa_sim.scene import ARM_DOF, build_model
 from diwa_sim.tasks import draw_start
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.spatial.transform import Rotation
 
 vectors = st.tuples(*[st.floats(-3.0, 3.0)] * 3).map(np.array)
 poses = st.builds(lambda p, r: Pose(p, Rotation.from_rotvec(r).as_matrix()), vectors, vectors)
@@ -113,9 +114,7 @@ def test_contact_does_the_work(task, geoms, quantity):
         env.playroom.model.geom(name).conaffinity = 0
     steps = list(demonstrate(env, task, 1.0, seed=3))
     assert not steps[-1].success
-    assert getattr(env.scene_state(), quantity) == pytest.approx(
-        _at_start(env, task, quantity), abs=2e-3
-    )
+    assert getattr(env.scene_state(), quantity) == pytest.approx(_at_start(env, task, quantity), abs=2e-3)
 
 
 def _at_start(env: PlayroomEnv, task: str, quantity: str) -> float:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from diwa_conventions.actions import Pose
 from diwa_conventions.tasks import TASKS
 from diwa_sim.playroom import Playroom
@@ -25,7 +26,12 @@ def lifted(by_m: float) -> SceneState:
         ("open-drawer", REST, replace(REST, drawer_m=0.129), replace(REST, drawer_m=0.131)),
         ("close-drawer", replace(REST, drawer_m=0.15), replace(REST, drawer_m=0.031), replace(REST, drawer_m=0.029)),
         ("move-slider-left", REST, replace(REST, slider_m=0.249), replace(REST, slider_m=0.251)),
-        ("move-slider-right", replace(REST, slider_m=0.28), replace(REST, slider_m=0.131), replace(REST, slider_m=0.129)),
+        (
+            "move-slider-right",
+            replace(REST, slider_m=0.28),
+            replace(REST, slider_m=0.131),
+            replace(REST, slider_m=0.129),
+        ),
         ("turn-on-lightbulb", REST, replace(REST, switch_m=0.04), replace(REST, lightbulb=True)),
         ("turn-off-lightbulb", replace(REST, lightbulb=True), replace(REST, lightbulb=True), REST),
         ("turn-on-LED", REST, replace(REST, button_m=0.02), replace(REST, led=True)),
@@ -67,7 +73,9 @@ def test_every_start_leaves_its_task_to_be_done_and_everything_at_rest(playroom,
         assert state.led == start.led
         assert state.lightbulb == (start.switch_m > 0.05)
         np.testing.assert_allclose(
-            [state.slider_m, state.drawer_m, state.switch_m], [start.slider_m, start.drawer_m, start.switch_m], atol=2e-3
+            [state.slider_m, state.drawer_m, state.switch_m],
+            [start.slider_m, start.drawer_m, start.switch_m],
+            atol=2e-3,
         )
         np.testing.assert_allclose(state.cube.position, [*start.cube_xy_m, 0.02], atol=2e-3)
 

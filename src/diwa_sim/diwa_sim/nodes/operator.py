@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
-from diwa_conventions import topics
-from diwa_conventions.actions import RECORD_RATE_HZ, Pose, gripper_opens
-from diwa_conventions.messages import pose_from_message, pose_to_message
-from diwa_conventions.node_main import run_node
-from diwa_conventions.qos import message_type, profile
-from diwa_conventions.tasks import checked_task
 from diwa_msgs.msg import GripperCommand, SceneState
 from diwa_msgs.srv import ResetPlayroom
 from geometry_msgs.msg import PoseStamped
@@ -18,6 +13,12 @@ from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
 
+from diwa_conventions import topics
+from diwa_conventions.actions import RECORD_RATE_HZ, Pose, gripper_opens
+from diwa_conventions.messages import pose_from_message, pose_to_message
+from diwa_conventions.node_main import run_node
+from diwa_conventions.qos import message_type, profile
+from diwa_conventions.tasks import checked_task
 from diwa_sim import tasks
 from diwa_sim.operator import Command, Demonstrator, Player
 
@@ -45,15 +46,13 @@ class OperatorNode(Node):
         self._awaited_episode: int | None = None
         self._open_topics()
 
-    def _parameter(self, name: str, default, about: str, bounds: tuple[float, float] | None = None):  # type: ignore[no-untyped-def]
+    def _parameter(self, name: str, default: Any, about: str, bounds: tuple[float, float] | None = None) -> Any:
         ranges = [FloatingPointRange(from_value=bounds[0], to_value=bounds[1], step=0.0)] if bounds else []
         self.declare_parameter(name, default, ParameterDescriptor(description=about, floating_point_range=ranges))
         return self.get_parameter(name).value
 
     def _open_topics(self) -> None:
-        self.create_subscription(
-            PoseStamped, topics.CURRENT_POSE.name, self._on_pose, profile(topics.CURRENT_POSE)
-        )
+        self.create_subscription(PoseStamped, topics.CURRENT_POSE.name, self._on_pose, profile(topics.CURRENT_POSE))
         self.create_subscription(SceneState, topics.SCENE_STATE.name, self._on_scene, profile(topics.SCENE_STATE))
         self._reset = self.create_client(ResetPlayroom, topics.RESET_SERVICE)
         out = [topics.OPERATOR_POSE, topics.OPERATOR_JOY]
@@ -121,8 +120,10 @@ class OperatorNode(Node):
         gripper = GripperCommand(command=float(command.gripper))
         gripper.header.stamp = stamp
         for topic, message in (
-            (topics.OPERATOR_POSE, pose), (topics.OPERATOR_JOY, joy),
-            (topics.TARGET_POSE, pose), (topics.GRIPPER_COMMAND, gripper),
+            (topics.OPERATOR_POSE, pose),
+            (topics.OPERATOR_JOY, joy),
+            (topics.TARGET_POSE, pose),
+            (topics.GRIPPER_COMMAND, gripper),
         ):
             if topic in self._out:
                 self._out[topic].publish(message)
@@ -131,8 +132,13 @@ class OperatorNode(Node):
 def scene_of(message: SceneState) -> tasks.SceneState:
     """The scene's state as the operator's plans want it."""
     return tasks.SceneState(
-        slider_m=message.slider_m, drawer_m=message.drawer_m, button_m=message.button_m, switch_m=message.switch_m,
-        lightbulb=message.lightbulb, led=message.led, cube=pose_from_message(message.cube),
+        slider_m=message.slider_m,
+        drawer_m=message.drawer_m,
+        button_m=message.button_m,
+        switch_m=message.switch_m,
+        lightbulb=message.lightbulb,
+        led=message.led,
+        cube=pose_from_message(message.cube),
     )
 
 

@@ -5,28 +5,31 @@ from __future__ import annotations
 import array
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from diwa_conventions import topics
-from diwa_conventions.actions import Pose
-from diwa_conventions.messages import pose_from_message, pose_to_message
-from diwa_conventions.node_main import run_node
-from diwa_conventions.qos import message_type, profile
-from diwa_conventions.tasks import checked_task
 from diwa_msgs.msg import GripperCommand, SceneState
 from diwa_msgs.srv import ResetPlayroom
 from geometry_msgs.msg import PoseStamped
 from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock as SteadyClock
 from rclpy.clock import ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, TransitionCallbackReturn
+from rclpy.subscription import Subscription
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
+from diwa_conventions import topics
+from diwa_conventions.actions import Pose
+from diwa_conventions.messages import pose_from_message, pose_to_message
+from diwa_conventions.node_main import run_node
+from diwa_conventions.qos import message_type, profile
+from diwa_conventions.tasks import checked_task
 from diwa_sim.cameras import Cameras, RenderingError
 from diwa_sim.playroom import TICK_RATE_HZ, TICKS_PER_FRAME, Playroom
 from diwa_sim.scene import SceneError
@@ -131,7 +134,7 @@ class PlayroomNode(LifecycleNode):
         self._open_topics()
 
     def _open_topics(self) -> None:
-        self._publishers_made = []
+        self._publishers_made: list[LifecyclePublisher] = []
         self._pose_out = self._publisher(topics.CURRENT_POSE)
         self._joints_out = self._publisher(topics.JOINT_STATES)
         self._scene_out = self._publisher(topics.SCENE_STATE)
@@ -141,10 +144,8 @@ class PlayroomNode(LifecycleNode):
         self._clock_out = self.create_publisher(Clock, "/clock", 1) if self._use_sim_stamps else None
         self._info = {camera.key: self._camera_info(camera) for camera in _CAMERAS}
         self._handles = [
-            self.create_subscription(PoseStamped, topics.TARGET_POSE.name, self._on_target, profile(topics.TARGET_POSE)),
-            self.create_subscription(
-                GripperCommand, topics.GRIPPER_COMMAND.name, self._on_gripper, profile(topics.GRIPPER_COMMAND)
-            ),
+            self._subscription(topics.TARGET_POSE, self._on_target),
+            self._subscription(topics.GRIPPER_COMMAND, self._on_gripper),
         ]
         self._reset_service = self.create_service(ResetPlayroom, topics.RESET_SERVICE, self._on_reset)
         steady = SteadyClock(clock_type=ClockType.STEADY_TIME)
@@ -153,10 +154,13 @@ class PlayroomNode(LifecycleNode):
             self.create_timer(1.0 / topics.DIAGNOSTICS.rate_hz, self._report, clock=steady),
         ]
 
-    def _publisher(self, topic: topics.Topic):  # type: ignore[no-untyped-def]
+    def _publisher(self, topic: topics.Topic) -> LifecyclePublisher:
         publisher = self.create_lifecycle_publisher(message_type(topic), topic.name, profile(topic))
         self._publishers_made.append(publisher)
         return publisher
+
+    def _subscription(self, topic: topics.Topic, callback: Callable[[Any], None]) -> Subscription:
+        return self.create_subscription(message_type(topic), topic.name, callback, profile(topic))
 
     # Commands
 
@@ -267,9 +271,16 @@ class PlayroomNode(LifecycleNode):
         now = self._playroom.scene_state()
         self._success = self._success or (bool(self._task) and is_done(self._task, self._start, now))
         message = SceneState(
-            slider_m=now.slider_m, drawer_m=now.drawer_m, button_m=now.button_m, switch_m=now.switch_m,
-            lightbulb=now.lightbulb, led=now.led, cube=pose_to_message(now.cube),
-            task=self._task, success=self._success, episode=self._episode,
+            slider_m=now.slider_m,
+            drawer_m=now.drawer_m,
+            button_m=now.button_m,
+            switch_m=now.switch_m,
+            lightbulb=now.lightbulb,
+            led=now.led,
+            cube=pose_to_message(now.cube),
+            task=self._task,
+            success=self._success,
+            episode=self._episode,
         )
         message.header.stamp, message.header.frame_id = stamp, topics.BASE_FRAME
         self._scene_out.publish(message)
@@ -298,7 +309,9 @@ class PlayroomNode(LifecycleNode):
         elif factor < 0.95:
             level, text = DiagnosticStatus.WARN, f"slower than real time: {factor:.2f}x"
         values = {"real_time_factor": f"{factor:.3f}", "refused_commands": self._refused, "episode": self._episode}
-        status = DiagnosticStatus(level=level, name=self.get_fully_qualified_name(), message=text, hardware_id="playroom")
+        status = DiagnosticStatus(
+            level=level, name=self.get_fully_qualified_name(), message=text, hardware_id="playroom"
+        )
         status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
         message = DiagnosticArray(status=[status])
         message.header.stamp = self._stamp()
