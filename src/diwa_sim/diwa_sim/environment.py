@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import gymnasium
 import numpy as np
@@ -207,4 +207,4 @@ def _observation_space(config: PlayroomConfig) -> gymnasium.Space[Observation]:
     if config.images:
         shape = (config.image_size_px, config.image_size_px, 3)
         space |= {name: gymnasium.spaces.Box(0, 255, shape, np.uint8) for name in ("static", "gripper")}
-    return gymnasium.spaces.Dict(space)
+    return cast("gymnasium.Space[Observation]", gymnasium.spaces.Dict(space))

@@ -35,6 +35,8 @@ _FOLLOWED_M = 0.015
 _PATIENCE_S = 0.4
 """How long the hand waits for the arm to follow before it goes on."""
 _TURN_RAD_S = 0.8
+_NEAR_MISSES, _WANDERING = 0.3, 0.1
+"""Shares of a player's attempts: the world model has to see what failing looks like, and free motion."""
 _PLAY_BOX_M = (np.array([0.34, -0.30, 0.22]), np.array([0.68, 0.30, 0.42]))
 
 
@@ -70,10 +72,10 @@ class Style:
         )
 
     def missing(self, rng: np.random.Generator) -> Style:
-        """A near miss: the same hand, 2 to 5 cm beside its aim, or stopping half-way."""
+        """A near miss: the same hand, 3 to 6 cm beside its aim, or stopping half-way."""
         if rng.random() < 0.3:
             return replace(self, stop_short=float(rng.uniform(0.3, 0.8)))
-        angle, distance = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(0.02, 0.05)
+        angle, distance = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(0.03, 0.06)
         beside = distance * np.array([np.cos(angle), np.sin(angle), rng.uniform(-0.1, 0.6)])
         return replace(self, aim_error_m=self.aim_error_m + beside)
 
@@ -173,6 +175,7 @@ class Attempt:
 
     task: str
     before: SceneState
+    number: int
 
 
 class Player:
@@ -195,17 +198,18 @@ class Player:
 
     def _begin(self, tool: Pose, scene: SceneState) -> None:
         rng = self._rng
+        number = self._attempt.number + 1 if self._attempt else 0
         style = Style.draw(float(rng.uniform(0.4, 1.0)), rng)
         tilt = Rotation.from_rotvec(rng.normal(0.0, 0.06, 3) * [1.0, 1.0, 2.0]).as_matrix()
         style = replace(style, cruise_m_s=style.cruise_m_s + 0.08, tilt=tilt)
-        if rng.random() < 0.10:
-            self._attempt = Attempt("", scene)
+        if rng.random() < _WANDERING:
+            self._attempt = Attempt("", scene, number)
             self._hand.follow([self._somewhere() for _ in range(rng.integers(1, 4))], style)
             return
         tasks = [task for task in feasible_tasks(scene) if task != "lift-cube" or rng.random() < 0.4]
         task = str(rng.choice(tasks))
-        self._attempt = Attempt(task, scene)
-        if rng.random() < 0.25:
+        self._attempt = Attempt(task, scene, number)
+        if rng.random() < _NEAR_MISSES:
             style = style.missing(rng)
         self._hand.follow(plan(task, scene, tool.position), style)
 
@@ -264,8 +268,11 @@ class Step:
     action: FloatArray
     """(7,) as executed."""
     task: str
+    """What the operator was trying; "" while it wanders."""
     success: bool
     """After the action: the oracle of ``task`` holds since the attempt began."""
+    attempt: int = 0
+    """Counts the attempts of a stretch of play."""
 
 
 def play(env: PlayroomEnv, seed: int) -> Iterator[Step]:
@@ -280,7 +287,7 @@ def play(env: PlayroomEnv, seed: int) -> Iterator[Step]:
         seen = observation
         observation, *_, info = env.step(action_towards(command, env.target, env.config.scale))
         done = bool(attempt.task) and is_done(attempt.task, attempt.before, env.scene_state())
-        yield Step(seen, info["executed_action"], attempt.task, done)
+        yield Step(seen, info["executed_action"], attempt.task, done, attempt.number)
 
 
 def _four_frames(player: Player, env: PlayroomEnv) -> Command:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from diwa_sim.operator import Step
 
 
+_LAST_FRAMES = 7
+"""How often a film repeats its last frame, so that one sees how it ended."""
+
+
 @dataclass(frozen=True)
 class SimShow:
     """Watch the scripted operator in the playroom, without ROS: in a window (--view), a film or a picture."""
@@ -68,19 +72,27 @@ class SimShow:
         with ExitStack() as stack:
             film = stack.enter_context(FilmWriter(self.film, TRAIN_RATE_HZ, scale=2)) if self.film else None
             for index, step in enumerate(steps):
-                image = env.render()
-                assert image is not None
+                image = _both_views(env)
                 if index == 0 and self.picture:
                     _write_picture(self.picture, image)
                 if film is None:
                     break
                 film.add(image)
                 success = step.success or not self.task
+            if film is not None:
+                for _ in range(_LAST_FRAMES):
+                    film.add(image)
         for path in filter(None, (self.picture, self.film)):
             print(f"wrote {path}")
         if self.film and self.task:
             print(f"{self.task}: {'success' if success else 'failure'}")
         return 0 if success else 1
+
+
+def _both_views(env: PlayroomEnv) -> ImageArray:
+    image = env.render()
+    assert image is not None, "the environment was made with render_mode"
+    return image
 
 
 def _write_picture(path: Path, image: ImageArray) -> None:

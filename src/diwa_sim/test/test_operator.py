@@ -45,15 +45,13 @@ def test_play_has_successes_near_misses_and_wandering_in_range(env):
     actions = np.array([step.action for step in steps])
     assert np.abs(actions).max() <= 1.0
     assert set(np.unique(actions[:, 6])) == {-1.0, 1.0}
-    attempts, current = [], None
+    attempts = {}
     for step in steps:
-        if step.task != current:
-            attempts.append([step.task, False])
-            current = step.task
-        attempts[-1][1] |= step.success
-    assert {task for task, _ in attempts} >= {"", "open-drawer", "move-slider-left", "turn-on-LED"}
-    assert any(done for _, done in attempts)
-    assert any(task and not done for task, done in attempts)
+        attempts[step.attempt] = (step.task, attempts.get(step.attempt, ("", False))[1] or step.success)
+    assert list(attempts) == list(range(len(attempts)))
+    assert {task for task, _ in attempts.values()} >= {"", "open-drawer", "move-slider-left", "turn-on-LED"}
+    assert any(done for _, done in attempts.values())
+    assert any(task and not done for task, done in attempts.values())
 
 
 def test_play_never_saturates_the_action_scale(env):
