@@ -5,18 +5,16 @@ Imports ROS; only nodes use it.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 import rclpy
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
-
-try:  # the public name differs from release to release
-    from rclpy._rclpy_pybind11 import RCLError
-except ImportError:  # pragma: no cover
-    RCLError = RuntimeError
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -24,32 +22,57 @@ if TYPE_CHECKING:
 NodeType = TypeVar("NodeType", bound="Node")
 
 
-def run_node(make_node: Callable[[], NodeType], begin: Callable[[NodeType], bool] = lambda _: True) -> int:
-    """Make the node, ``begin`` it, spin until it is told to end. The exit code: 0, 1 (could not begin), 2 (parameters).
+def run_node(
+    make_node: Callable[[], NodeType],
+    begin: Callable[[NodeType], bool] = lambda node: True,
+    finished: Callable[[NodeType], bool] = lambda node: False,
+    close: Callable[[NodeType], int] = lambda node: 0,
+) -> int:
+    """Make the node, ``begin`` it, work off its events until it is ``finished`` or told to stop, ``close`` it.
 
-    ``make_node`` and ``begin`` raise ValueError or OSError for what the user can mend; a callback ends the node by
-    raising SystemExit.
+    Returns the exit code: what ``close`` says after an orderly end, 1 if the node could not begin, 2 after a bad
+    parameter or a ValueError or OSError, which must say in one line what the user can mend.
     """
-    rclpy.init()
+    # rclpy's own handlers close the context, or raise, wherever the node happens to be; these stop between callbacks.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    stop = _stop_on_signals()
     node: NodeType | None = None
+    code = 2
     try:
         node = make_node()
-        if not begin(node):
-            return 1
-        rclpy.spin(node)
+        code = 0 if begin(node) else 1
+        if code == 0:
+            _spin(node, lambda told=node: stop() or finished(told))
     except (ParameterException, ValueError, OSError) as error:
-        print(f"{node.get_name() if node else 'node'}: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
-    except RCLError:
-        # Ctrl-C closes the context while a callback is publishing; anything else is a real fault.
-        if rclpy.ok():
-            raise
+        print(f"{node.get_name() if node else _program()}: {error}", file=sys.stderr)
+        code = 2
     finally:
         if node is not None:
+            code = code or close(node)
             node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+        rclpy.shutdown()
+    return code
+
+
+def _stop_on_signals() -> Callable[[], bool]:
+    """From now on SIGINT and SIGTERM only make the returned question true."""
+    told: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    return lambda: bool(told)
+
+
+def _spin(node: Node, over: Callable[[], bool]) -> None:
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while not over():
+        executor.spin_once(timeout_sec=0.1)
+    executor.shutdown()
+
+
+def _program() -> str:
+    return sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")

@@ -107,8 +107,10 @@ class OperatorNode(Node):
         self.get_logger().info(f"demonstration {self._begun} of {self._task}: {outcome}")
         self._begun += 1
         self._operator = None
-        if self._episodes and self._begun >= self._episodes:
-            raise SystemExit(0)
+
+    def finished(self) -> bool:
+        """All demonstrations that were asked for have been given."""
+        return 0 < self._episodes <= self._begun
 
     def _publish(self, command: Command) -> None:
         stamp = self.get_clock().now().to_msg()
@@ -143,7 +145,7 @@ def scene_of(message: SceneState) -> tasks.SceneState:
 
 
 def main() -> int:
-    return run_node(OperatorNode)
+    return run_node(OperatorNode, finished=OperatorNode.finished)
 
 
 if __name__ == "__main__":
