@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
+from diwa_conventions.errors import UserError
+
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 RECORD_RATE_HZ = 30.0
@@ -41,7 +43,7 @@ class ActionScale:
         for name in ("translation_m", "rotation_rad"):
             value = getattr(self, name)
             if not (np.isfinite(value) and value > 0.0):
-                raise ValueError(f"ActionScale.{name} is {value!r}; expected a finite number above 0")
+                raise UserError(f"ActionScale.{name} is {value!r}; expected a finite number above 0")
 
     @property
     def speed_m_s(self) -> float:
@@ -117,15 +119,15 @@ def quantise_gripper(value: float) -> float:
 
 
 def checked_action(action: npt.ArrayLike) -> FloatArray:
-    """The action (7,) as float64; ValueError that names the index if it is misshapen, not finite or outside [-1, 1]."""
+    """The action (7,) as float64; UserError that names the index if it is misshapen, not finite or outside [-1, 1]."""
     array = np.asarray(action, dtype=np.float64)
     if array.shape != (ACTION_DIM,):
-        raise ValueError(f"action has shape {array.shape}; expected ({ACTION_DIM},)")
+        raise UserError(f"action has shape {array.shape}; expected ({ACTION_DIM},)")
     for index, value in enumerate(array):
         if not np.isfinite(value):
-            raise ValueError(f"action[{index}] is {value}; expected a finite number in [-1, 1]")
+            raise UserError(f"action[{index}] is {value}; expected a finite number in [-1, 1]")
         if abs(value) > 1.0 + 1e-6:
-            raise ValueError(f"action[{index}] is {value:g}; expected a number in [-1, 1]")
+            raise UserError(f"action[{index}] is {value:g}; expected a number in [-1, 1]")
     return array
 
 

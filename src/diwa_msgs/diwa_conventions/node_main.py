@@ -16,6 +16,8 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
+from diwa_conventions.errors import UserError
+
 if TYPE_CHECKING:
     from rclpy.node import Node
 
@@ -31,7 +33,7 @@ def run_node(
     """Make the node, ``begin`` it, work off its events until it is ``finished`` or told to stop, ``close`` it.
 
     Returns the exit code: what ``close`` says after an orderly end, 1 if the node could not begin, 2 after a bad
-    parameter or a ValueError or OSError, which must say in one line what the user can mend.
+    parameter, a UserError or an OSError, which it prints.
     """
     # rclpy's own handlers close the context, or raise, wherever the node happens to be; these stop between callbacks.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
@@ -42,13 +44,14 @@ def run_node(
         node = make_node()
         code = 0 if begin(node) else 1
         if code == 0:
-            _spin(node, lambda told=node: stop() or finished(told))
-    except (ParameterException, ValueError, OSError) as error:
+            _spin(node, lambda spun: stop() or finished(spun))
+    except (ParameterException, UserError, OSError) as error:
         print(f"{node.get_name() if node else _program()}: {error}", file=sys.stderr)
         code = 2
     finally:
         if node is not None:
-            code = code or close(node)
+            closed = close(node)
+            code = code or closed
             node.destroy_node()
         rclpy.shutdown()
     return code
@@ -66,10 +69,10 @@ def _stop_on_signals() -> Callable[[], bool]:
     return lambda: bool(told)
 
 
-def _spin(node: Node, over: Callable[[], bool]) -> None:
+def _spin(node: NodeType, over: Callable[[NodeType], bool]) -> None:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    while not over():
+    while not over(node):
         executor.spin_once(timeout_sec=0.1)
     executor.shutdown()
 

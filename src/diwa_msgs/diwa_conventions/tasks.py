@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from diwa_conventions.errors import unknown
+
 PAPER_TASKS = (
     "open-drawer",
     "close-drawer",
@@ -21,7 +23,7 @@ EPISODE_FRAMES = 360
 
 
 def checked_task(name: str) -> str:
-    """The task's name, or ValueError that lists the known ones."""
+    """The task's name, or UserError that lists the known ones."""
     if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(TASKS)}")
+        raise unknown("task", name, TASKS)
     return name

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diwa_conventions.actions import FloatArray
+from diwa_conventions.errors import UserError
 from diwa_sim.playroom import Playroom
 from diwa_sim.scene import GRIPPER_CAMERA, STATIC_CAMERA
 
@@ -27,7 +28,7 @@ _PROBE = "from mujoco.{0} import GLContext; c = GLContext(16, 16); c.make_curren
 _BACKENDS = ("egl", "osmesa")
 
 
-class RenderingError(RuntimeError):
+class RenderingError(UserError):
     """No off-screen rendering here; the message names what to install."""
 
 
@@ -62,7 +63,7 @@ class Cameras:
     def __init__(self, playroom: Playroom, size_px: int) -> None:
         limit = int(playroom.model.vis.global_.offwidth)
         if not 8 <= size_px <= limit:
-            raise ValueError(f"camera size is {size_px} px; expected 8 to {limit}")
+            raise UserError(f"camera size is {size_px} px; expected 8 to {limit}")
         self._playroom = playroom
         self._size_px = size_px
         self._canvas: _Canvas | None = None
@@ -70,7 +71,7 @@ class Cameras:
     def render(self, camera: str) -> ImageArray:
         """An RGB image (size, size, 3) uint8 of camera ``static`` or ``gripper``."""
         if camera not in CAMERAS:
-            raise ValueError(f"unknown camera {camera!r}; known cameras: {', '.join(CAMERAS)}")
+            raise UserError(f"unknown camera {camera!r}; known cameras: {', '.join(CAMERAS)}")
         if self._canvas is None:
             self._canvas = _Canvas(self._playroom.model, self._size_px)
         return self._canvas.draw(self._playroom.data, self._playroom.model.camera(CAMERAS[camera]).id)

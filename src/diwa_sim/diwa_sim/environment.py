@@ -24,6 +24,7 @@ from diwa_conventions.actions import (
     quantise_gripper,
     rotation_6d,
 )
+from diwa_conventions.errors import UserError
 from diwa_conventions.tasks import EPISODE_FRAMES, checked_task
 from diwa_conventions.topics import CAMERA_SIZE_PX
 from diwa_sim.cameras import Cameras, ImageArray, area_resize
@@ -49,7 +50,7 @@ class Workspace:
 
     def __post_init__(self) -> None:
         if not all(low < high for low, high in zip(self.low_m, self.high_m, strict=True)):
-            raise ValueError(f"workspace is {self.low_m} to {self.high_m}; expected low below high on every axis")
+            raise UserError(f"workspace is {self.low_m} to {self.high_m}; expected low below high on every axis")
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,9 @@ class PlayroomConfig:
             checked_task(self.task)
         if not 8 <= self.image_size_px <= self.camera_size_px:
             limit = f"camera_size_px={self.camera_size_px}"
-            raise ValueError(f"image_size_px is {self.image_size_px}; expected 8 to {limit}")
+            raise UserError(f"image_size_px is {self.image_size_px}; expected 8 to {limit}")
         if self.max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps is {self.max_episode_steps}; expected at least 1")
+            raise UserError(f"max_episode_steps is {self.max_episode_steps}; expected at least 1")
 
 
 class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
@@ -86,7 +87,7 @@ class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     Reward 1 and termination once the task's oracle holds; truncation after ``max_episode_steps`` (90 = 12 s).
     ``info``: ``success``, ``tasks_done`` (every oracle that holds), ``executed_action`` (7,), the delta that was in
     fact commanded after the gripper was quantised and the workspace and lead limits were applied (method.md 5, 24).
-    Errors: ValueError that names the index for a misshapen, non-finite or out-of-range action, and for an unknown
+    Errors: UserError that names the index for a misshapen, non-finite or out-of-range action, and for an unknown
     task or configuration key.
     """
 
@@ -95,7 +96,7 @@ class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     def __init__(self, config: PlayroomConfig | None = None, render_mode: str | None = None, **overrides: Any) -> None:
         self.config = _override(config or PlayroomConfig(), overrides)
         if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode is {render_mode!r}; expected None or 'rgb_array'")
+            raise UserError(f"render_mode is {render_mode!r}; expected None or 'rgb_array'")
         self.render_mode = render_mode
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
         self.observation_space = _observation_space(self.config)
@@ -126,7 +127,7 @@ class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self._task = options.pop("task", self.config.task)
         start: StartState = options.pop("start", None) or draw_start(self.np_random, self._task)
         if options:
-            raise ValueError(f"unknown reset option {sorted(options)[0]!r}; known options: start, task")
+            raise UserError(f"unknown reset option {sorted(options)[0]!r}; known options: start, task")
         self.playroom.reset(start)
         self._target = self.playroom.tool_pose()
         self._start = self.playroom.scene_state()
@@ -187,7 +188,7 @@ class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 def make_vector_env(num_envs: int, config: PlayroomConfig | None = None) -> gymnasium.vector.AsyncVectorEnv:
     """``num_envs`` playrooms, each in a process of its own (spawned: a rendering context does not survive a fork)."""
     if num_envs < 1:
-        raise ValueError(f"num_envs is {num_envs}; expected at least 1")
+        raise UserError(f"num_envs is {num_envs}; expected at least 1")
     return gymnasium.vector.AsyncVectorEnv([partial(PlayroomEnv, config)] * num_envs, context="spawn")
 
 
@@ -195,7 +196,7 @@ def _override(config: PlayroomConfig, overrides: dict[str, Any]) -> PlayroomConf
     known = {item.name for item in fields(config)}
     unknown = sorted(set(overrides) - known)
     if unknown:
-        raise ValueError(f"unknown playroom setting {unknown[0]!r}; known settings: {', '.join(sorted(known))}")
+        raise UserError(f"unknown playroom setting {unknown[0]!r}; known settings: {', '.join(sorted(known))}")
     return replace(config, **overrides)
 
 

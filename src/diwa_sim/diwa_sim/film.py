@@ -10,6 +10,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from diwa_conventions.errors import UserError
+
 
 class FilmWriter:
     """An MP4 of RGB frames (H, W, 3) uint8, all of one size. Use as a context manager, or call :meth:`close`.
@@ -19,7 +21,7 @@ class FilmWriter:
 
     def __init__(self, path: Path, rate_hz: float, scale: int = 1) -> None:
         if path.suffix != ".mp4":
-            raise ValueError(f"film {path} ends in {path.suffix!r}; expected .mp4")
+            raise UserError(f"film {path} ends in {path.suffix!r}; expected .mp4")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb"):  # says at once, and in the system's own words, if it cannot be written
             pass
@@ -32,11 +34,11 @@ class FilmWriter:
         self._shape: tuple[int, ...] = ()
 
     def add(self, image: npt.NDArray[np.uint8]) -> None:
-        """Append a frame. ValueError if its size differs from the first one's."""
+        """Append a frame. UserError if its size differs from the first one's."""
         if self._stream is None:
             self._stream = self._open(image.shape)
         if image.shape != self._shape:
-            raise ValueError(f"frame {self.frames} of {self.path} is {image.shape}; the film is {self._shape}")
+            raise UserError(f"frame {self.frames} of {self.path} is {image.shape}; the film is {self._shape}")
         enlarged = np.ascontiguousarray(image.repeat(self._scale, axis=0).repeat(self._scale, axis=1))
         frame = av.VideoFrame.from_ndarray(enlarged, format="rgb24")
         self._container.mux(self._stream.encode(frame))
@@ -53,7 +55,7 @@ class FilmWriter:
     def _open(self, shape: tuple[int, ...]) -> av.VideoStream:
         height, width = shape[0] * self._scale, shape[1] * self._scale
         if len(shape) != 3 or shape[2] != 3 or height % 2 or width % 2:
-            raise ValueError(f"frames of {self.path} are {shape}; expected (H, W, 3) with even sides")
+            raise UserError(f"frames of {self.path} are {shape}; expected (H, W, 3) with even sides")
         self._shape = shape
         stream = self._container.add_stream("libx264", rate=self._rate, options={"crf": "20", "preset": "fast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

@@ -22,6 +22,7 @@ from diwa_conventions.actions import (
     Pose,
     difference,
 )
+from diwa_conventions.errors import UserError
 from diwa_conventions.tasks import TASKS, checked_task
 from diwa_sim.environment import Observation, PlayroomEnv
 from diwa_sim.playroom import HAND_DOWN
@@ -60,7 +61,7 @@ class Style:
     def draw(cls, skill: float, rng: np.random.Generator) -> Style:
         """One attempt's style; ``skill`` from 0 (sloppy) to 1 (clean)."""
         if not 0.0 <= skill <= 1.0:
-            raise ValueError(f"skill is {skill!r}; expected a number from 0 (sloppy) to 1 (clean)")
+            raise UserError(f"skill is {skill!r}; expected a number from 0 (sloppy) to 1 (clean)")
         sloppy = 1.0 - skill
         return cls(
             cruise_m_s=float(0.36 + rng.uniform(-0.08, 0.08) * (0.3 + sloppy)),

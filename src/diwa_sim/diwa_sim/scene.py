@@ -15,6 +15,8 @@ from typing import Literal, get_args
 import mujoco
 import numpy as np
 
+from diwa_conventions.errors import UserError
+
 Look = Literal["clear", "hard"]
 """``clear``: muted background, large LED and bulb. ``hard``: busy table, small ones, wider view."""
 
@@ -35,14 +37,14 @@ _TOOL_OFFSET_M = 0.1034
 _ARM_COLOURS = {"link": (0.92, 0.92, 0.92, 1.0), "hand": (0.85, 0.85, 0.88, 1.0), "finger": (0.20, 0.20, 0.22, 1.0)}
 
 
-class SceneError(RuntimeError):
+class SceneError(UserError):
     """The model could not be built; the message says what to install."""
 
 
 def build_model(look: Look = "clear") -> mujoco.MjModel:
-    """The compiled model of arm and playroom. Errors: SceneError (arm model missing), ValueError (unknown look)."""
+    """The compiled model of arm and playroom. Errors: SceneError (arm model missing), UserError (unknown look)."""
     if look not in get_args(Look):
-        raise ValueError(f"unknown look {look!r}; known looks: {', '.join(get_args(Look))}")
+        raise UserError(f"unknown look {look!r}; known looks: {', '.join(get_args(Look))}")
     room = mujoco.MjSpec.from_string(resources.files("diwa_sim").joinpath("assets/playroom.xml").read_text())
     if look == "hard":
         _harden(room)

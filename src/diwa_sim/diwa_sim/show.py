@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from diwa_conventions.errors import UserError
+
 if TYPE_CHECKING:
     from diwa_sim.cameras import ImageArray
     from diwa_sim.environment import PlayroomEnv
@@ -37,13 +39,13 @@ class SimShow:
     look: Literal["clear", "hard"] = "clear"
 
     def run(self) -> int:
-        """0, or 1 if a demonstration failed. ValueError, OSError, RenderingError for what the user can mend."""
+        """0, or 1 if a demonstration failed. UserError or OSError for what the user can mend."""
         from diwa_sim.environment import PlayroomEnv
 
         if not (self.view or self.film or self.picture):
-            raise ValueError("nothing to show: give --view, --film out.mp4 or --picture out.png")
+            raise UserError("nothing to show: give --view, --film out.mp4 or --picture out.png")
         if not 0.0 < self.seconds <= 3600.0:
-            raise ValueError(f"--seconds is {self.seconds}; expected more than 0 and at most 3600")
+            raise UserError(f"--seconds is {self.seconds}; expected more than 0 and at most 3600")
         env = PlayroomEnv(look=self.look, images=False, render_mode="rgb_array", max_episode_steps=10**6)
         try:
             steps = self._steps(env)
@@ -111,7 +113,7 @@ def _view(env: PlayroomEnv, steps: Iterator[Step]) -> int:
     from diwa_conventions.actions import TRAIN_RATE_HZ
 
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise ValueError("--view needs a display and there is none here; use --film out.mp4")
+        raise UserError("--view needs a display and there is none here; use --film out.mp4")
     import mujoco.viewer
 
     viewer = mujoco.viewer.launch_passive(env.playroom.model, env.playroom.data)

@@ -44,7 +44,7 @@ class Waypoint:
 
 
 def plan(task: str, scene: SceneState, tool_position: FloatArray) -> list[Waypoint]:
-    """Waypoints from the tool's position (3,) to the task done and the hand lifted. ValueError: unknown task."""
+    """Waypoints from the tool's position (3,) to the task done and the hand lifted. UserError: unknown task."""
     contact = _CONTACT[checked_task(task)](scene)
     first = contact[0]
     lift = [Waypoint(_at_height(tool_position), first.gripper)] if tool_position[2] < TRAVEL_HEIGHT_M - 0.05 else []

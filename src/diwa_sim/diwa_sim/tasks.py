@@ -57,7 +57,7 @@ class StartState:
 
 
 def draw_start(rng: np.random.Generator, task: str = "") -> StartState:
-    """A random start from which ``task`` can be done; any state if it is empty. ValueError for an unknown task."""
+    """A random start from which ``task`` can be done; any state if it is empty. UserError for an unknown task."""
     start = StartState(
         slider_m=float(rng.uniform(0.0, SLIDER_TRAVEL_M)),
         drawer_m=float(rng.choice([rng.uniform(0.0, 0.02), rng.uniform(0.14, DRAWER_TRAVEL_M)])),
@@ -99,7 +99,7 @@ _DONE: dict[str, Callable[[SceneState, SceneState], bool]] = {
 
 
 def is_done(task: str, start: SceneState, now: SceneState) -> bool:
-    """CALVIN's oracle: was ``task`` done between the episode's start and now? ValueError for an unknown task."""
+    """CALVIN's oracle: was ``task`` done between the episode's start and now? UserError for an unknown task."""
     return bool(_DONE[checked_task(task)](start, now))
 
 

@@ -228,7 +228,7 @@ def test_reset_starts_the_same_episode_for_the_same_seed(listener):
 def test_reset_to_an_unknown_task_is_refused_with_the_known_ones(listener):
     answer = listener.call(ResetPlayroom, "/diwa/reset", ResetPlayroom.Request(task="open-door", seed=1))
     assert not answer.success
-    assert "known tasks: open-drawer" in answer.message
+    assert "did you mean 'open-drawer'" in answer.message
 
 
 def test_the_operator_opens_the_drawer_over_topics(listener):
@@ -277,7 +277,7 @@ def test_ctrl_c_ends_the_playroom_cleanly(playroom, listener):
 @pytest.mark.parametrize(
     ("node", "parameter", "message"),
     [
-        ("playroom", "task:=open-door", "unknown task 'open-door'; known tasks"),
+        ("playroom", "task:=open-door", "unknown task 'open-door'; did you mean 'open-drawer'?"),
         ("playroom", "look:=shiny", "unknown look 'shiny'; known looks: clear, hard"),
         ("playroom", "image_size:=9999", "image_size"),
         ("playroom", "seed:=first", "seed"),

@@ -52,7 +52,7 @@ def test_a_light_that_was_on_before_does_not_count_as_turned_on():
 
 
 def test_an_unknown_task_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown task 'open-door'; known tasks: open-drawer"):
+    with pytest.raises(ValueError, match="unknown task 'open-door'; did you mean 'open-drawer'"):
         is_done("open-door", REST, REST)
     with pytest.raises(ValueError, match="unknown task 'open-door'"):
         draw_start(np.random.default_rng(0), "open-door")

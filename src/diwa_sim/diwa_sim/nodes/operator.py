@@ -15,6 +15,7 @@ from sensor_msgs.msg import Joy
 
 from diwa_conventions import topics
 from diwa_conventions.actions import RECORD_RATE_HZ, Pose, gripper_opens
+from diwa_conventions.errors import UserError
 from diwa_conventions.messages import pose_from_message, pose_to_message
 from diwa_conventions.node_main import run_node
 from diwa_conventions.qos import message_type, profile
@@ -37,7 +38,7 @@ class OperatorNode(Node):
         self._episodes = self._parameter("episodes", 1, "demonstrations to give; 0: endless")
         self._direct = self._parameter("direct", False, "also command the arm, where no teleop and guard are running")
         if self._mode not in MODES:
-            raise ValueError(f"parameter mode is {self._mode!r}; expected {' or '.join(MODES)}")
+            raise UserError(f"parameter mode is {self._mode!r}; expected {' or '.join(MODES)}")
         checked_task(self._task)
         self._tool: Pose | None = None
         self._scene: SceneState | None = None

@@ -6,6 +6,7 @@ import array
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +27,13 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from diwa_conventions import topics
 from diwa_conventions.actions import Pose
+from diwa_conventions.errors import UserError
 from diwa_conventions.messages import pose_from_message, pose_to_message
 from diwa_conventions.node_main import run_node
 from diwa_conventions.qos import message_type, profile
 from diwa_conventions.tasks import checked_task
-from diwa_sim.cameras import Cameras, RenderingError
+from diwa_sim.cameras import Cameras
 from diwa_sim.playroom import TICK_RATE_HZ, TICKS_PER_FRAME, Playroom
-from diwa_sim.scene import SceneError
 from diwa_sim.tasks import draw_start, is_done
 
 MAX_CATCH_UP_S = 0.25
@@ -53,7 +54,7 @@ _CAMERAS = (
 )
 
 
-class CommandError(ValueError):
+class CommandError(UserError):
     """A command that the arm does not obey; the message says why."""
 
 
@@ -63,7 +64,7 @@ def target_of(message: PoseStamped) -> Pose:
         raise CommandError(f"target_pose is in frame {message.header.frame_id!r}; expected {topics.BASE_FRAME!r}")
     try:
         return pose_from_message(message.pose)
-    except ValueError as error:
+    except UserError as error:
         raise CommandError(f"target_pose {error}") from error
 
 
@@ -83,6 +84,7 @@ class PlayroomNode(LifecycleNode):
         self._refused = 0
         self._conflict = ""
         self._active = False
+        self._resources = ExitStack()
 
     def _declare(self, name: str, default: object, about: str, bounds: tuple[int, int] | None = None) -> None:
         ranges = [IntegerRange(from_value=bounds[0], to_value=bounds[1], step=0)] if bounds else []
@@ -93,7 +95,7 @@ class PlayroomNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             self._build()
-        except (RenderingError, SceneError, ValueError) as error:
+        except UserError as error:
             self.get_logger().error(str(error))
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
@@ -109,7 +111,7 @@ class PlayroomNode(LifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._cameras.close()
+        self.close()
         for handle in self._handles:
             self.destroy_subscription(handle)
         for timer in self._timers_made:
@@ -118,6 +120,11 @@ class PlayroomNode(LifecycleNode):
         for publisher in self._publishers_made:
             self.destroy_publisher(publisher)
         return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> int:
+        """Free the rendering context, which must not outlive the libraries below it; the exit code."""
+        self._resources.close()
+        return 0
 
     def _build(self) -> None:
         get = self.get_parameter
@@ -129,6 +136,7 @@ class PlayroomNode(LifecycleNode):
         self._use_sim_stamps = bool(get("publish_clock").value)
         self._playroom = Playroom(get("look").value)
         self._cameras = Cameras(self._playroom, self._size_px)
+        self._resources.callback(self._cameras.close)
         self._cameras.render("static")  # fails here, with a reason, rather than at the first frame
         self._reset(self._task, self._seed)
         self._open_topics()
@@ -187,7 +195,7 @@ class PlayroomNode(LifecycleNode):
     def _on_reset(self, request: ResetPlayroom.Request, response: ResetPlayroom.Response) -> ResetPlayroom.Response:
         try:
             task = checked_task(request.task) if request.task else ""
-        except ValueError as error:
+        except UserError as error:
             response.success, response.message, response.seed = False, str(error), request.seed
             return response
         self._seed = int(request.seed) if request.seed >= 0 else self._seed + 1
@@ -337,7 +345,9 @@ def other_simulator(node: LifecycleNode, own: int) -> str:
 
 
 def _start(node: PlayroomNode) -> bool:
-    """Look for another simulator, then configure and activate. False with one line in the log if it cannot."""
+    """With autostart: look for another simulator, configure, activate. False, with a line in the log, if it cannot."""
+    if not node.get_parameter("autostart").value:
+        return True
     deadline = time.monotonic() + 1.0  # discovery on one machine takes a few tenths of a second
     while time.monotonic() < deadline and rclpy.ok():
         conflict = other_simulator(node, own=0)
@@ -352,7 +362,7 @@ def _start(node: PlayroomNode) -> bool:
 
 
 def main() -> int:
-    return run_node(PlayroomNode, lambda node: not node.get_parameter("autostart").value or _start(node))
+    return run_node(PlayroomNode, begin=_start, close=PlayroomNode.close)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+# `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format demo clean distclean
+
+help:
+	@echo "make setup             .venv, packages and colcon build; quick when nothing changed (PYTHON=python3.12, VERBOSE=1)"
+	@echo "make test              all tests, lint and types (PACKAGE=diwa_sim: of one package)"
+	@echo "make lint              ruff and mypy only"
+	@echo "make format            rewrites the code as make lint wants it"
+	@echo "make demo              as much of the loop as exists (TASK=open-drawer)"
+	@echo "make clean             removes build/, install/ and log/"
+	@echo "make distclean         removes .venv/ too"
+	@echo "source env.sh          prepares a shell for ros2, diwa and python"
+
+setup:
+	@PYTHON='$(PYTHON)' scripts/setup.sh
+
+test: setup
+	@scripts/test.sh $(PACKAGE)
+
+lint: setup
+	@scripts/lint.sh $(PACKAGE)
+
+format: setup
+	@.venv/bin/ruff check --fix-only --quiet .
+	@.venv/bin/ruff format --quiet .
+
+demo: setup
+	@. ./env.sh && diwa demo $(if $(TASK),--task $(TASK))
+
+clean:
+	rm -rf build install log
+
+distclean: clean
+	rm -rf .venv

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# colcon test for each package (or the one named), then lint and types, then a table: test.sh [PACKAGE]
+# One package after the other: several tests measure rates and latencies, and a busy machine would fail them.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/packages.sh
+. ./env.sh
+# Tests must not meet a robot on the network, whatever the shell says.
+export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST
+unset ROS_LOCALHOST_ONLY
+
+results=$PWD/log/test
+outcomes=$results/packages
+lint=$results/lint
+
+main() {
+    local package packages
+    packages=$(selected_packages "$@")
+    rm -rf "$results"
+    mkdir -p "$results"
+    for package in $packages; do
+        test_package "$package"
+    done
+    DIWA_LINT_RESULTS=$lint scripts/lint.sh "$@" || true
+    python scripts/test_summary.py "$outcomes" "$lint"
+}
+
+test_package() {
+    local package=$1 output=$results/$1.log started=$SECONDS status=0
+    # Results of an earlier run must not count for a run that wrote none.
+    rm -rf "build/$package/pytest.xml" "build/$package/test_results"
+    printf 'test: %s ... ' "$package"
+    python -m colcon test --base-paths src --packages-select "$package" --return-code-on-test-failure \
+        --event-handlers console_direct+ console_start_end- >"$output" 2>&1 || status=$?
+    echo "$((SECONDS - started)) s"
+    echo "$package $status $((SECONDS - started))" >>"$outcomes"
+    if [ $status != 0 ]; then
+        tail -n 150 "$output"
+        echo "test: $package failed; the whole output is in $output"
+    fi
+}
+
+main "$@"

@@ -1,0 +1,202 @@
+"""The node graph as data: which nodes a stage consists of, and the arguments it is started with.
+
+A graph is a :class:`Graph`: declared arguments and one plain function from their values to node specs. The launch
+files (:mod:`diwa_bringup.ros_launch`) and ``diwa up`` (:mod:`diwa_bringup.process_manager`) start the same specs. A new
+graph is a function here, an entry in ``GRAPHS`` and a launch file of three lines.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from diwa_conventions.errors import UserError, unknown
+from diwa_conventions.tasks import TASKS
+from diwa_conventions.topics import CAMERA_SIZE_PX, NAMESPACE
+
+Value: TypeAlias = str | int | float | bool
+Kind = Literal["text", "path", "integer", "number", "boolean", "ROS name"]
+OnExit = Literal["shutdown", "ignore"]
+
+_ROS_NAME = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One ``name:=value`` that a graph understands."""
+
+    name: str
+    default: Value
+    about: str
+    kind: Kind = "text"
+    choices: tuple[str, ...] | None = None
+    minimum: float = -math.inf
+    maximum: float = math.inf
+
+    def parse(self, text: str) -> Value:
+        """The typed value of ``text``; UserError that names the argument, the text and what is allowed."""
+        if self.choices is not None and text not in self.choices:
+            raise unknown(f"value of argument '{self.name}':", text, self.choices)
+        try:
+            value = _PARSERS[self.kind](text)
+        except ValueError:
+            raise self._refusal(text) from None
+        if isinstance(value, (int, float)) and not self.minimum <= value <= self.maximum:
+            raise self._refusal(text)
+        return value
+
+    def _refusal(self, text: str) -> UserError:
+        return UserError(f"argument '{self.name}' is {text!r}; expected {self.expected}")
+
+    @property
+    def expected(self) -> str:
+        """What a value may be, in words: ``a number from 0 to 1``."""
+        if self.choices is not None:
+            return "one of " + ", ".join(choice or "''" for choice in self.choices)
+        if self.kind == "boolean":
+            return "true or false"
+        words = {"integer": "a whole number", "number": "a number", "ROS name": "a name of letters, digits, _ and /"}
+        text = words.get(self.kind, f"a {self.kind}")
+        text += f" from {self.minimum:.12g}" if math.isfinite(self.minimum) else ""
+        return text + (f" to {self.maximum:.12g}" if math.isfinite(self.maximum) else "")
+
+    @property
+    def default_text(self) -> str:
+        """The default as it would be typed after ``:=``."""
+        return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node to start: ``package``'s executable, its name and namespace (absolute), parameters and remappings."""
+
+    package: str
+    executable: str
+    name: str
+    namespace: str
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    remappings: tuple[tuple[str, str], ...] = ()
+    on_exit: OnExit = "shutdown"
+    """What follows its end with code 0: everything stops, or nothing happens. A crash always stops all."""
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.namespace.rstrip('/')}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A stage's nodes as a function of its arguments."""
+
+    name: str
+    about: str
+    arguments: tuple[Argument, ...]
+    nodes: Callable[[Mapping[str, Value]], list[NodeSpec]]
+    """From resolved arguments to specs; UserError when two arguments do not go together."""
+
+    def resolve(self, given: Mapping[str, str]) -> dict[str, Value]:
+        """Typed values of all arguments: the given texts, and defaults for the others."""
+        known = {argument.name: argument for argument in self.arguments}
+        for name in given:
+            if name not in known:
+                raise unknown(f"argument of '{self.name}':", name, known)
+        return {name: known[name].parse(given[name]) if name in given else known[name].default for name in known}
+
+    def specs(self, words: Iterable[str]) -> list[NodeSpec]:
+        """The nodes to start for the words ``name:=value`` of a command line."""
+        return self.nodes(self.resolve(split_words(words)))
+
+
+def split_words(words: Iterable[str]) -> dict[str, str]:
+    """``["seed:=3"]`` -> ``{"seed": "3"}``; UserError for a malformed or repeated word."""
+    given: dict[str, str] = {}
+    for word in words:
+        name, separator, value = word.partition(":=")
+        if not separator or not name:
+            raise UserError(f"malformed argument {word!r}; expected name:=value, for example seed:=3")
+        if name in given:
+            raise UserError(f"argument '{name}' is given twice: {given[name]!r} and {value!r}")
+        given[name] = value
+    return given
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _ros_name(text: str) -> str:
+    if not _ROS_NAME.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
+def _path(text: str) -> str:
+    """Absolute, since the node may run in another folder; empty stays empty. Shells do not expand ``film:=~/a.mp4``."""
+    return os.path.abspath(os.path.expanduser(text)) if text else ""
+
+
+_PARSERS: Mapping[Kind, Callable[[str], Value]] = {
+    "text": str,
+    "path": _path,
+    "integer": int,
+    "number": _number,
+    "boolean": _boolean,
+    "ROS name": _ros_name,
+}
+
+_NAMESPACE_ARGUMENT = Argument("namespace", NAMESPACE, "namespace of all nodes and topics", "ROS name")
+
+_SIM_ARGUMENTS = (
+    _NAMESPACE_ARGUMENT,
+    Argument(
+        "task", "", "task whose starting states are drawn and whose success is judged; empty: any", choices=("", *TASKS)
+    ),
+    Argument("seed", 0, "seed of the playroom and of the operator", "integer", minimum=0, maximum=2**31 - 1),
+    Argument("look", "clear", "how hard the scene is to see", choices=("clear", "hard")),
+    Argument("image_size", CAMERA_SIZE_PX, "width and height of both images [px]", "integer", minimum=8, maximum=640),
+    Argument("operator", "none", "scripted operator", choices=("none", "play", "demonstration")),
+    Argument("skill", 1.0, "skill of the operator, 0 sloppy to 1 clean", "number", minimum=0.0, maximum=1.0),
+    Argument("episodes", 0, "episodes that the operator does before it ends; 0: endless", "integer", minimum=0),
+    Argument("clock", False, "publish the playroom's time on /clock and let the other nodes use it", "boolean"),
+    Argument("film", "", "MP4 file of both cameras; empty: none", "path"),
+)
+
+
+def sim_nodes(arguments: Mapping[str, Value]) -> list[NodeSpec]:
+    """The playroom, and on request a scripted operator and the film recorder."""
+    namespace = "/" + str(arguments["namespace"]).strip("/")
+    others: dict[str, Value] = {"use_sim_time": arguments["clock"]}
+    playroom = {name: arguments[name] for name in ("task", "seed", "look", "image_size")}
+    nodes = [NodeSpec("diwa_sim", "playroom", "playroom", namespace, {**playroom, "publish_clock": arguments["clock"]})]
+    if arguments["operator"] != "none":
+        nodes.append(NodeSpec("diwa_sim", "operator", "operator", namespace, {**others, **_operator(arguments)}))
+    if arguments["film"]:
+        film: dict[str, Value] = {**others, "path": arguments["film"]}
+        nodes.append(NodeSpec("diwa_bringup", "film_recorder", "film_recorder", namespace, film))
+    return nodes
+
+
+def _operator(arguments: Mapping[str, Value]) -> dict[str, Value]:
+    """The operator's parameters. It moves the arm itself (``direct``): the graph has no teleop and no guard."""
+    if arguments["operator"] == "demonstration" and not arguments["task"]:
+        raise UserError(f"operator:=demonstration needs a task: task:=NAME with NAME one of {', '.join(TASKS)}")
+    parameters = {name: arguments[name] for name in ("task", "skill", "seed", "episodes") if arguments[name] != ""}
+    return {"mode": arguments["operator"], "direct": True, **parameters}
+
+
+SIM = Graph("sim", "simulated arm and cameras, with a scripted operator on request", _SIM_ARGUMENTS, sim_nodes)
+
+GRAPHS: Mapping[str, Graph] = {graph.name: graph for graph in (SIM,)}

@@ -1,0 +1,49 @@
+"""From node specs to running processes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from diwa_bringup.graph import NodeSpec
+from diwa_bringup.process_manager import Command, ProcessManager
+from diwa_conventions.errors import UserError
+
+
+def start(specs: Sequence[NodeSpec]) -> int:
+    """Run the nodes until they end or are told to; the exit code of :meth:`ProcessManager.run`."""
+    with tempfile.TemporaryDirectory(prefix="diwa_parameters_") as folder:
+        commands = [node_command(spec, Path(folder)) for spec in specs]
+        return ProcessManager(commands).run()
+
+
+def node_command(spec: NodeSpec, folder: Path) -> Command:
+    """The command line of one node, its parameters written to a file in ``folder``."""
+    words = [str(executable(spec)), "--ros-args", "-r", f"__node:={spec.name}", "-r", f"__ns:={spec.namespace}"]
+    for old, new in spec.remappings:
+        words += ["-r", f"{old}:={new}"]
+    if spec.parameters:
+        path = folder / f"{spec.full_name.strip('/').replace('/', '.')}.yaml"
+        path.write_text(yaml.safe_dump({spec.full_name: {"ros__parameters": dict(spec.parameters)}}), encoding="utf-8")
+        words += ["--params-file", str(path)]
+    return Command(spec.name, tuple(words), spec.on_exit)
+
+
+def executable(spec: NodeSpec) -> Path:
+    """``<prefix>/lib/<package>/<executable>`` by the ament index; UserError if package or file are not there."""
+    from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
+    try:
+        path = Path(get_package_prefix(spec.package), "lib", spec.package, spec.executable)
+    except PackageNotFoundError:
+        raise UserError(
+            f"node '{spec.name}' needs package '{spec.package}', which is not built or not sourced; "
+            "run: make setup && source env.sh"
+        ) from None
+    if not os.access(path, os.X_OK):
+        raise UserError(f"node '{spec.name}' needs {path}, which is not built; run: make setup")
+    return path

@@ -1,0 +1,82 @@
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import Image
+
+from diwa_bringup.film import CAPTION_PX, film_picture
+from diwa_bringup.graph import NodeSpec
+from diwa_bringup.nodes.film_recorder import caption, rgb_image
+from diwa_bringup.start import executable
+from diwa_conventions.errors import UserError
+
+
+def view(height: int, width: int, colour: tuple[int, int, int]) -> np.ndarray:
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def test_views_stand_side_by_side_enlarged_above_the_caption():
+    picture = film_picture(view(200, 200, (255, 0, 0)), view(200, 200, (0, 255, 0)), "open-drawer: done")
+    assert picture.shape == (400 + CAPTION_PX, 800, 3)
+    assert (picture[:400, :400] == (255, 0, 0)).all() and (picture[:400, 400:] == (0, 255, 0)).all()
+    assert picture[400:].any(), "the caption is there"
+
+
+def test_caption_bar_is_black_without_words():
+    assert not film_picture(view(200, 200, (9, 9, 9)), view(200, 200, (9, 9, 9)), "")[400:].any()
+
+
+def test_odd_sizes_become_even():
+    height, width, _ = film_picture(view(401, 301, (1, 1, 1)), view(401, 300, (1, 1, 1)), "").shape
+    assert height % 2 == 0 and width % 2 == 0 and (height, width) == (402 + CAPTION_PX, 602)
+
+
+def test_views_of_different_height_are_refused_with_both_sizes():
+    with pytest.raises(UserError, match="static 200x200, gripper 84x84"):
+        film_picture(view(200, 200, (0, 0, 0)), view(84, 84, (0, 0, 0)), "")
+
+
+@pytest.mark.parametrize(
+    ("task", "success", "words"),
+    [("", False, "play"), ("open-drawer", False, "open-drawer: running"), ("open-drawer", True, "open-drawer: done")],
+)
+def test_caption_says_the_task_and_whether_it_is_done(task: str, success: bool, words: str):
+    assert caption(task, success) == words
+
+
+def test_rows_with_padding_are_read():
+    pixels = np.arange(2 * 8, dtype=np.uint8).reshape(2, 8)
+    message = Image(encoding="rgb8", width=2, height=2, step=8, data=pixels.tobytes())
+    np.testing.assert_array_equal(rgb_image(message, "topic"), pixels[:, :6].reshape(2, 2, 3))
+
+
+def test_other_encoding_is_refused_with_topic_and_both_names():
+    with pytest.raises(UserError, match="static_camera/image_raw has encoding 'bgra8'; the film needs 'rgb8'"):
+        rgb_image(Image(encoding="bgra8", width=1, height=1, step=4, data=bytes(4)), "static_camera/image_raw")
+
+
+@pytest.mark.parametrize(("step", "size"), [(6, 11), (6, 13), (5, 10)])
+def test_image_that_is_not_whole_is_refused(step: int, size: int):
+    with pytest.raises(UserError, match=f"topic has {size} bytes for 2x2 pixels in rows of {step}"):
+        rgb_image(Image(encoding="rgb8", width=2, height=2, step=step, data=bytes(size)), "topic")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "parameter path"),
+        (["-p", "path:=film.avi"], "film.avi"),
+        (["-p", "path:=/proc/none/film.mp4"], "/proc/none"),
+        (["-p", "path:=film.mp4", "-p", "rate:=0.0"], "rate"),
+        (["-p", "path:=3"], "path"),
+    ],
+)
+def test_bad_parameter_ends_the_recorder_with_one_line(tmp_path: Path, arguments: list[str], words: str):
+    program = executable(NodeSpec("diwa_bringup", "film_recorder", "film_recorder", "/diwa"))
+    command = [str(program), *(["--ros-args", *arguments] if arguments else [])]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("film_recorder: ") and words in line
+    assert list(tmp_path.iterdir()) == []

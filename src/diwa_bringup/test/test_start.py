@@ -1,0 +1,62 @@
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from diwa_bringup import start as start_module
+from diwa_bringup.graph import NodeSpec
+from diwa_bringup.start import executable, node_command, start
+from diwa_conventions.errors import UserError
+
+SHOW_PARAMETERS = f"""#!{sys.executable}
+import pathlib, sys
+path = pathlib.Path(sys.argv[sys.argv.index("--params-file") + 1])
+pathlib.Path(__file__).with_name("seen").write_text(str(path) + "\\n" + path.read_text())
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands in for every node: copies what it is given."""
+    path = tmp_path / "program"
+    path.write_text(SHOW_PARAMETERS)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(start_module, "executable", lambda spec: path)
+    return path
+
+
+def test_command_line_has_name_namespace_remappings_and_parameters(program: Path, tmp_path: Path):
+    parameters = {"rate": 30.0, "path": "007", "on": True, "size": 3}
+    spec = NodeSpec("p", "e", "camera", "/diwa", parameters, (("image", "static/image"),), on_exit="ignore")
+    command = node_command(spec, tmp_path)
+    assert (command.name, command.on_exit) == ("camera", "ignore")
+    *words, path = command.words
+    expected = f"{program} --ros-args -r __node:=camera -r __ns:=/diwa -r image:=static/image --params-file"
+    assert words == expected.split()
+    written = yaml.safe_load(Path(path).read_text())["/diwa/camera"]["ros__parameters"]
+    assert written == parameters
+    assert {name: type(value) for name, value in written.items()} == {n: type(v) for n, v in parameters.items()}
+
+
+def test_parameter_files_are_gone_after_the_run(program: Path):
+    assert start([NodeSpec("p", "e", "camera", "/diwa", {"seed": 5})]) == 0
+    path, *content = program.with_name("seen").read_text().splitlines()
+    assert "seed: 5" in "\n".join(content)
+    assert not os.path.exists(path) and not os.path.exists(os.path.dirname(path))
+
+
+def test_package_that_is_not_built_is_one_line_with_the_command_that_mends_it():
+    with pytest.raises(UserError, match=r"node 'n' needs package 'diwa_none', which is not built.*make setup"):
+        executable(NodeSpec("diwa_none", "e", "n", "/diwa"))
+
+
+def test_executable_that_is_not_built_is_one_line_with_its_path():
+    with pytest.raises(UserError, match=r"'n' needs .*/lib/diwa_bringup/none, which is not built; run: make setup"):
+        executable(NodeSpec("diwa_bringup", "none", "n", "/diwa"))
+
+
+def test_built_executable_is_found():
+    assert executable(NodeSpec("diwa_bringup", "film_recorder", "n", "/diwa")).name == "film_recorder"
