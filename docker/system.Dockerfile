@@ -14,7 +14,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 COPY . .
 # The setup files of ROS 2 read variables that may be unset.
-RUN set +u && source "/opt/ros/$ROS_DISTRO/setup.bash" && set -u && make setup && rm -rf /root/.cache
+RUN set +u && source "/opt/ros/$ROS_DISTRO/setup.bash" && set -u && make setup && rm -rf ~/.cache
 
 ENTRYPOINT ["/ros_entrypoint.sh", "/bin/bash", "-c", "source /diwa/env.sh && exec \"$@\"", "diwa"]
 CMD ["bash"]

@@ -12,7 +12,7 @@ RUN apt-get update \
         | xargs apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/*
 COPY . .
-RUN make setup && rm -rf /root/.cache
+RUN make setup && rm -rf ~/.cache
 
 ENTRYPOINT ["/bin/bash", "-c", "source /diwa/env.sh && exec \"$@\"", "diwa"]
 CMD ["bash"]
