@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, TypeAlias, cast
@@ -102,6 +103,8 @@ class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self.observation_space = _observation_space(self.config)
         self.playroom = Playroom(self.config.look)
         self._cameras = Cameras(self.playroom, self.config.camera_size_px)
+        self.after_frame: Callable[[], None] = lambda: None
+        """Called after every 30 Hz frame of a step, by whoever films or watches."""
         self._task = self.config.task
         self._target: Pose | None = None
         self._start: SceneState = self.playroom.scene_state()
@@ -141,6 +144,7 @@ class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         checked[GRIPPER_INDEX] = quantise_gripper(checked[GRIPPER_INDEX])
         for _ in range(FRAMES_PER_STEP):
             self._advance_frame(checked)
+            self.after_frame()
         self._steps += 1
         executed = np.append(difference(before, self.target, self.config.scale), checked[GRIPPER_INDEX])
         now = self.playroom.scene_state()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from diwa_sim.operator import Step
 
 
-_LAST_FRAMES = 7
+_LAST_FRAMES = 30
 """How often a film repeats its last frame, so that one sees how it ended."""
 
 
@@ -35,7 +35,7 @@ class SimShow:
     """Of the demonstrations, from 0 (sloppy) to 1 (clean)."""
     seed: int = 0
     seconds: float = 20.0
-    """How long to watch; a demonstration ends when it is done."""
+    """How long to watch; the film of a demonstration ends when it is done."""
     look: Literal["clear", "hard"] = "clear"
 
     def run(self) -> int:
@@ -50,7 +50,7 @@ class SimShow:
         try:
             steps = self._steps(env)
             if self.view:
-                return _view(env, steps)
+                return _view(env, steps, self.seconds)
             return self._record(env, steps)
         finally:
             env.close()
@@ -67,23 +67,23 @@ class SimShow:
     def _record(self, env: PlayroomEnv, steps: Iterator[Step]) -> int:
         from contextlib import ExitStack
 
-        from diwa_conventions.actions import TRAIN_RATE_HZ
+        from diwa_conventions.actions import RECORD_RATE_HZ
         from diwa_sim.film import FilmWriter
 
         success = True
         with ExitStack() as stack:
-            film = stack.enter_context(FilmWriter(self.film, TRAIN_RATE_HZ, scale=2)) if self.film else None
+            film = stack.enter_context(FilmWriter(self.film, RECORD_RATE_HZ, scale=2)) if self.film else None
+            if film is not None:
+                env.after_frame = lambda: film.add(_both_views(env))
             for index, step in enumerate(steps):
-                image = _both_views(env)
                 if index == 0 and self.picture:
-                    _write_picture(self.picture, image)
+                    _write_picture(self.picture, _both_views(env))
                 if film is None:
                     break
-                film.add(image)
                 success = step.success or not self.task
             if film is not None:
                 for _ in range(_LAST_FRAMES):
-                    film.add(image)
+                    film.add(_both_views(env))
         for path in filter(None, (self.picture, self.film)):
             print(f"wrote {path}")
         if self.film and self.task:
@@ -105,24 +105,35 @@ def _write_picture(path: Path, image: ImageArray) -> None:
         raise OSError(f"cannot write picture {path}: expected a writable .png")
 
 
-def _view(env: PlayroomEnv, steps: Iterator[Step]) -> int:
-    """Show the steps in real time until they end or the window is closed."""
+def _view(env: PlayroomEnv, steps: Iterator[Step], seconds: float) -> int:
+    """Show the steps in real time, then how they ended, until the time is up or the window is closed."""
     import os
+    import threading
     import time
 
-    from diwa_conventions.actions import TRAIN_RATE_HZ
+    from diwa_conventions.actions import RECORD_RATE_HZ
 
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise UserError("--view needs a display and there is none here; use --film out.mp4")
     import mujoco.viewer
 
-    viewer = mujoco.viewer.launch_passive(env.playroom.model, env.playroom.data)
-    with viewer:
-        next_s = time.monotonic()
-        for _ in steps:
-            if not viewer.is_running():
-                break
-            viewer.sync()
-            next_s += 1.0 / TRAIN_RATE_HZ
-            time.sleep(max(0.0, next_s - time.monotonic()))
+    others = set(threading.enumerate())
+    start_s = next_s = time.monotonic()
+
+    def show_frame() -> None:
+        nonlocal next_s
+        viewer.sync()
+        next_s += 1.0 / RECORD_RATE_HZ
+        time.sleep(max(0.0, next_s - time.monotonic()))
+
+    model, data = env.playroom.model, env.playroom.data
+    with mujoco.viewer.launch_passive(model, data, show_left_ui=False, show_right_ui=False) as viewer:
+        viewer.cam.lookat[:] = 0.45, 0.0, 0.2
+        viewer.cam.distance, viewer.cam.azimuth, viewer.cam.elevation = 1.7, 150.0, -30.0
+        env.after_frame = show_frame
+        while viewer.is_running() and time.monotonic() - start_s < seconds:
+            if next(steps, None) is None:
+                show_frame()
+    for thread in set(threading.enumerate()) - others:
+        thread.join(timeout=5.0)  # it still draws for a moment, and must not outlive the display
     return 0
