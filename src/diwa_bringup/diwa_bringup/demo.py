@@ -15,6 +15,7 @@ from diwa_bringup.attempt import Report
 from diwa_bringup.domain import free_domain
 from diwa_bringup.graph import SIM, NodeSpec
 from diwa_bringup.start import start
+from diwa_conventions.discovery import stay_on_this_machine
 from diwa_conventions.tasks import checked_task
 
 HOW_FAR = (
@@ -44,10 +45,11 @@ class Demo:
         film, report = self._file("film.mp4"), self._file("report.json")
         for old in (film, report):
             old.unlink(missing_ok=True)
-        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        specs = demo_specs(self.task, self.seed, film, report)
+        stay_on_this_machine()
         os.environ["ROS_DOMAIN_ID"] = str(free_domain())
         print(HOW_FAR, flush=True)
-        code = start(demo_specs(self.task, self.seed, film, report))
+        code = start(specs)
         if not report.exists() or not report.stat().st_size:
             print("diwa: the demonstration was stopped before it ended", file=sys.stderr)
             return 1

@@ -19,7 +19,7 @@ _TIMEOUT_S = 20.0
 def current_domain() -> int:
     """``ROS_DOMAIN_ID``; UserError if it is not a number that DDS can use."""
     text = os.environ.get("ROS_DOMAIN_ID", "") or "0"
-    if not text.isdecimal() or int(text) > 232:
+    if not text.isdecimal() or int(text) > HIGHEST_DOMAIN:
         raise UserError(f"ROS_DOMAIN_ID is {text!r}; expected a whole number from 0 to {HIGHEST_DOMAIN}")
     return int(text)
 

@@ -261,9 +261,14 @@ def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
 
 
 def _die_with(parent: int) -> Callable[[], None]:
-    """What the child does before it becomes the node: ask the kernel to kill it when its parent ends, in any way."""
+    """What the child does before it becomes the node: ask the kernel to kill it when its parent ends, in any way.
+
+    It also ignores SIGINT until it handles it itself, as nodes do once they run: Python would print a traceback of
+    whatever it is importing. A node that never gets so far ends by SIGTERM.
+    """
 
     def ask() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         if _libc is not None:
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:  # it ended before the request

@@ -1,6 +1,9 @@
-"""Every test process has a ROS domain of its own, on this machine only; set before anything starts ROS."""
+"""Every test process has a ROS domain that nobody else uses, on this machine only; set before anything starts ROS."""
 
 import os
 
-os.environ["ROS_DOMAIN_ID"] = str(os.getpid() % 100 + 1)
-os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+from diwa_bringup.domain import free_domain
+from diwa_conventions.discovery import stay_on_this_machine
+
+stay_on_this_machine()
+os.environ["ROS_DOMAIN_ID"] = str(free_domain())

@@ -19,7 +19,7 @@ from diwa_bringup.attempt import Report
 from diwa_conventions import topics
 from diwa_conventions.qos import message_type, profile
 
-DEADLINE_S = 40.0
+DEADLINE_S = 120.0
 IMAGES = 60
 
 

@@ -42,7 +42,7 @@ class ActionScale:
     def __post_init__(self) -> None:
         for name in ("translation_m", "rotation_rad"):
             value = getattr(self, name)
-            if not (np.isfinite(value) and value > 0.0):
+            if not (isinstance(value, (int, float)) and np.isfinite(value) and value > 0.0):
                 raise UserError(f"ActionScale.{name} is {value!r}; expected a finite number above 0")
 
     @property
@@ -119,8 +119,11 @@ def quantise_gripper(value: float) -> float:
 
 
 def checked_action(action: npt.ArrayLike) -> FloatArray:
-    """The action (7,) as float64; UserError that names the index if it is misshapen, not finite or outside [-1, 1]."""
-    array = np.asarray(action, dtype=np.float64)
+    """A copy of the action (7,) as float64.
+
+    UserError, with the index, if it is misshapen, not finite or outside [-1, 1].
+    """
+    array = np.array(action, dtype=np.float64)
     if array.shape != (ACTION_DIM,):
         raise UserError(f"action has shape {array.shape}; expected ({ACTION_DIM},)")
     for index, value in enumerate(array):
@@ -132,9 +135,14 @@ def checked_action(action: npt.ArrayLike) -> FloatArray:
 
 
 def integrate(pose: Pose, action: FloatArray, scale: ActionScale, fraction: float = 1.0) -> Pose:
-    """The commanded pose after ``fraction`` of a 7.5 Hz action (7,) was executed from ``pose``."""
+    """The commanded pose after ``fraction`` of a 7.5 Hz action (7,) was executed from ``pose``.
+
+    The turn is spread about its one axis, so that fractions add up to exactly the whole.
+    """
     translation = fraction * scale.translation_m * action[:3]
-    turn = euler_to_matrix(fraction * scale.rotation_rad * action[3:6])
+    turn = euler_to_matrix(scale.rotation_rad * action[3:6])
+    if fraction != 1.0:
+        turn = Rotation.from_rotvec(fraction * Rotation.from_matrix(turn).as_rotvec()).as_matrix()
     return Pose(pose.position + translation, turn @ pose.rotation)
 
 

@@ -1,6 +1,5 @@
 """How a node begins and ends, with real processes."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -37,10 +36,8 @@ sys.exit(run_node(Example, close=close, {options}))
 
 def start(init: str = "pass", tick: str = "pass", close: int = 0, options: str = "") -> subprocess.Popen:
     program = PROGRAM.format(init=init, tick=tick, close=close, options=options)
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(1 + os.getpid() % 100)}
-    return subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", program], stdout=pipe, stderr=pipe, text=True)
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:

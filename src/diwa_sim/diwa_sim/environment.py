@@ -28,8 +28,8 @@ from diwa_conventions.actions import (
 from diwa_conventions.errors import UserError
 from diwa_conventions.tasks import EPISODE_FRAMES, checked_task
 from diwa_conventions.topics import CAMERA_SIZE_PX
-from diwa_sim.cameras import Cameras, ImageArray, area_resize
-from diwa_sim.playroom import Playroom, limit_lead
+from diwa_sim.cameras import CAMERAS, Cameras, ImageArray, area_resize
+from diwa_sim.playroom import MAX_LEAD_M, MAX_LEAD_RAD, Playroom
 from diwa_sim.scene import Look
 from diwa_sim.tasks import SCENE_STATE_DIM, SceneState, StartState, draw_start, is_done, tasks_done
 
@@ -42,6 +42,16 @@ _FAR = 10.0
 """Bound of the state observations [m, rad]: farther than anything in the room."""
 
 
+def _corner(name: str, value: object) -> FloatArray:
+    try:
+        corner = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        corner = np.empty(0)
+    if corner.shape != (3,) or not np.isfinite(corner).all():
+        raise UserError(f"workspace {name} is {value!r}; expected three finite numbers")
+    return corner
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Box in the base frame that the commanded pose stays in [m]."""
@@ -50,7 +60,8 @@ class Workspace:
     high_m: tuple[float, float, float] = (0.80, 0.42, 0.55)
 
     def __post_init__(self) -> None:
-        if not all(low < high for low, high in zip(self.low_m, self.high_m, strict=True)):
+        low, high = (_corner(name, getattr(self, name)) for name in ("low_m", "high_m"))
+        if not (low < high).all():
             raise UserError(f"workspace is {self.low_m} to {self.high_m}; expected low below high on every axis")
 
 
@@ -72,6 +83,10 @@ class PlayroomConfig:
     max_episode_steps: int = EPISODE_FRAMES // FRAMES_PER_STEP
 
     def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+                raise UserError(f"playroom setting {name} is {value!r}; expected {kind.__name__}")
         if self.task:
             checked_task(self.task)
         if not 8 <= self.image_size_px <= self.camera_size_px:
@@ -81,13 +96,25 @@ class PlayroomConfig:
             raise UserError(f"max_episode_steps is {self.max_episode_steps}; expected at least 1")
 
 
+_KINDS: dict[str, type] = {
+    "task": str,
+    "look": str,
+    "camera_size_px": int,
+    "image_size_px": int,
+    "images": bool,
+    "scale": ActionScale,
+    "workspace": Workspace,
+    "max_episode_steps": int,
+}
+
+
 class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     """One simulated Panda. Actions move the *commanded* pose, as the command guard does on the robot.
 
     Observations: ``static`` and ``gripper`` (S, S, 3) uint8, ``proprio`` (10,) float32, ``scene_state`` (12,) float32.
     Reward 1 and termination once the task's oracle holds; truncation after ``max_episode_steps`` (90 = 12 s).
     ``info``: ``success``, ``tasks_done`` (every oracle that holds), ``executed_action`` (7,), the delta that was in
-    fact commanded after the gripper was quantised and the workspace and lead limits were applied (method.md 5, 24).
+    fact commanded after the gripper was quantised and workspace and lead were bounded (method.md 5, 24); in [-1, 1].
     Errors: UserError that names the index for a misshapen, non-finite or out-of-range action, and for an unknown
     task or configuration key.
     """
@@ -125,12 +152,16 @@ class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """A random start of the task. Options: ``task`` (another one for this episode), ``start`` (a StartState)."""
-        super().reset(seed=seed)
         options = dict(options or {})
-        self._task = options.pop("task", self.config.task)
-        start: StartState = options.pop("start", None) or draw_start(self.np_random, self._task)
+        task = options.pop("task", self.config.task)
+        given: StartState | None = options.pop("start", None)
         if options:
             raise UserError(f"unknown reset option {sorted(options)[0]!r}; known options: start, task")
+        if seed is not None and seed < 0:
+            raise UserError(f"seed is {seed}; expected a whole number from 0")
+        super().reset(seed=seed)
+        start = given or draw_start(self.np_random, task)
+        self._task = task
         self.playroom.reset(start)
         self._target = self.playroom.tool_pose()
         self._start = self.playroom.scene_state()
@@ -142,11 +173,15 @@ class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         before = self.target
         checked = checked_action(action)
         checked[GRIPPER_INDEX] = quantise_gripper(checked[GRIPPER_INDEX])
+        # A quarter of the action over each 30 Hz frame, as the guard spreads it.
+        still = Pose(np.zeros(3), np.eye(3))
+        quarter = integrate(still, checked, self.config.scale, fraction=1.0 / FRAMES_PER_STEP)
         for _ in range(FRAMES_PER_STEP):
-            self._advance_frame(checked)
+            self._advance_frame(quarter, checked[GRIPPER_INDEX])
             self.after_frame()
         self._steps += 1
-        executed = np.append(difference(before, self.target, self.config.scale), checked[GRIPPER_INDEX])
+        delta = difference(before, self.target, self.config.scale)
+        executed = np.append(np.clip(delta, -1.0, 1.0), checked[GRIPPER_INDEX])
         now = self.playroom.scene_state()
         info = self._info(now, executed)
         truncated = self._steps >= self.config.max_episode_steps
@@ -164,13 +199,17 @@ class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     def close(self) -> None:
         self._cameras.close()
 
-    def _advance_frame(self, action: FloatArray) -> None:
-        """A quarter of the action over one 30 Hz frame, as the guard spreads it."""
-        wanted = integrate(self.target, action, self.config.scale, fraction=1.0 / FRAMES_PER_STEP)
-        box = self.config.workspace
-        inside = Pose(np.clip(wanted.position, box.low_m, box.high_m), wanted.rotation)
-        self._target = limit_lead(inside, self.playroom.tool_pose())
-        self.playroom.advance(self._target, action[GRIPPER_INDEX])
+    def _advance_frame(self, move: Pose, gripper: float) -> None:
+        """Add the small move to the commanded pose and follow it for one 30 Hz frame.
+
+        Where the arm lags too far behind already (it pushes against something), the command waits for it.
+        """
+        box, now, measured = self.config.workspace, self.target, self.playroom.tool_pose()
+        wanted = Pose(np.clip(now.position + move.position, box.low_m, box.high_m), move.rotation @ now.rotation)
+        waits = wanted.distance_m(measured) > max(MAX_LEAD_M, now.distance_m(measured))
+        turns = wanted.angle_rad(measured) <= max(MAX_LEAD_RAD, now.angle_rad(measured))
+        self._target = Pose(now.position if waits else wanted.position, wanted.rotation if turns else now.rotation)
+        self.playroom.advance(self._target, gripper)
 
     def _observe(self, now: SceneState) -> Observation:
         pose = self.playroom.tool_pose()
@@ -180,7 +219,7 @@ class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             "scene_state": now.vector().astype(np.float32),
         }
         if self.config.images:
-            for camera in ("static", "gripper"):
+            for camera in CAMERAS:
                 observation[camera] = area_resize(self._cameras.render(camera), self.config.image_size_px)
         return observation
 
@@ -211,5 +250,5 @@ def _observation_space(config: PlayroomConfig) -> gymnasium.Space[Observation]:
     }
     if config.images:
         shape = (config.image_size_px, config.image_size_px, 3)
-        space |= {name: gymnasium.spaces.Box(0, 255, shape, np.uint8) for name in ("static", "gripper")}
+        space |= {name: gymnasium.spaces.Box(0, 255, shape, np.uint8) for name in CAMERAS}
     return cast("gymnasium.Space[Observation]", gymnasium.spaces.Dict(space))

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from diwa_conventions.actions import (
     FRAMES_PER_STEP,
+    GRIPPER_CLOSE,
     GRIPPER_OPEN,
     RECORD_RATE_HZ,
     ActionScale,
@@ -216,7 +217,9 @@ class Player:
 
     def _somewhere(self) -> Waypoint:
         position = self._rng.uniform(*_PLAY_BOX_M)
-        return Waypoint(position, float(self._rng.choice([-1.0, 1.0])), float(self._rng.uniform(0.0, 0.4)))
+        return Waypoint(
+            position, float(self._rng.choice([GRIPPER_CLOSE, GRIPPER_OPEN])), float(self._rng.uniform(0.0, 0.4))
+        )
 
 
 class Demonstrator:

@@ -8,7 +8,8 @@ import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from diwa_conventions.actions import FloatArray, Pose, gripper_opens
+from diwa_conventions.actions import GRIPPER_OPEN, RECORD_RATE_HZ, FloatArray, Pose, gripper_opens
+from diwa_conventions.topics import STATE_RATE_HZ
 from diwa_sim.inverse_kinematics import InverseKinematics
 from diwa_sim.scene import (
     ARM_DOF,
@@ -22,11 +23,9 @@ from diwa_sim.scene import (
 )
 from diwa_sim.tasks import SceneState, StartState
 
-PHYSICS_RATE_HZ = 240.0
-SUBSTEPS_PER_TICK = 2
-TICK_RATE_HZ = PHYSICS_RATE_HZ / SUBSTEPS_PER_TICK
+TICK_RATE_HZ = STATE_RATE_HZ
 """120 Hz: how often joint commands change."""
-TICKS_PER_FRAME = 4
+TICKS_PER_FRAME = round(TICK_RATE_HZ / RECORD_RATE_HZ)
 """Ticks in one 30 Hz camera frame."""
 
 HOME_POSITION_M = np.array([0.46, 0.0, 0.33])
@@ -59,7 +58,7 @@ def limit_lead(target: Pose, measured: Pose) -> Pose:
 
 @dataclass(frozen=True)
 class JointState:
-    """Arm and finger joints: names as MuJoCo has them, positions (9,) rad or m, velocities (9,), efforts (9,)."""
+    """Seven arm joints and two fingers: positions (9,) rad or m, velocities (9,), efforts (9,)."""
 
     position: FloatArray
     velocity: FloatArray
@@ -92,6 +91,7 @@ class Playroom:
             for name in ("led", "bulb")
         }
         self._joint_command = HOME_QPOS.copy()
+        self._substeps = round(1.0 / (TICK_RATE_HZ * model.opt.timestep))
         self._pressed = False
         self.led = False
         self.lightbulb = False
@@ -115,7 +115,7 @@ class Playroom:
         qpos[self._qpos[ARM_DOF:]] = FINGER_TRAVEL_M
         self._pressed, self.led, self.lightbulb = False, start.led, start.switch_m > _SWITCH_ON_M
         mujoco.mj_forward(self.model, self.data)
-        self.advance(home, gripper=1.0, ticks=_SETTLE_TICKS)
+        self.advance(home, GRIPPER_OPEN, _SETTLE_TICKS)
         self.data.time = 0.0
 
     def advance(self, target: Pose, gripper: float, ticks: int = TICKS_PER_FRAME) -> None:
@@ -131,8 +131,8 @@ class Playroom:
         for _ in range(ticks):
             self._joint_command = self._joint_command + step
             ctrl[self._arm_actuators] = self._joint_command
-            mujoco.mj_step(self.model, self.data, SUBSTEPS_PER_TICK)
-        self._switch_lights()
+            mujoco.mj_step(self.model, self.data, self._substeps)
+            self._switch_lights()
 
     def tool_pose(self) -> Pose:
         """Measured pose of the tool centre point in the base frame."""

@@ -42,18 +42,31 @@ class SimShow:
         """0, or 1 if a demonstration failed. UserError or OSError for what the user can mend."""
         from diwa_sim.environment import PlayroomEnv
 
-        if not (self.view or self.film or self.picture):
-            raise UserError("nothing to show: give --view, --film out.mp4 or --picture out.png")
-        if not 0.0 < self.seconds <= 3600.0:
-            raise UserError(f"--seconds is {self.seconds}; expected more than 0 and at most 3600")
-        env = PlayroomEnv(look=self.look, images=False, render_mode="rgb_array", max_episode_steps=10**6)
+        self._check()
+        env = PlayroomEnv(task=self.task, look=self.look, images=False, render_mode="rgb_array")
         try:
-            steps = self._steps(env)
+            env.reset(seed=self.seed)
+            if self.picture:
+                _write_picture(self.picture, _both_views(env))
+                print(f"wrote {self.picture}")
             if self.view:
-                return _view(env, steps, self.seconds)
-            return self._record(env, steps)
+                return _view(env, self._steps(env), self.seconds)
+            return self._film(env, self.film) if self.film else 0
         finally:
             env.close()
+
+    def _check(self) -> None:
+        """UserError for a combination that cannot be shown."""
+        if not (self.view or self.film or self.picture):
+            raise UserError("nothing to show: give --view, --film out.mp4 or --picture out.png")
+        if self.view and self.film:
+            raise UserError("--view and --film exclude each other: watch, or write a film")
+        if not 0.0 < self.seconds <= 3600.0:
+            raise UserError(f"--seconds is {self.seconds}; expected more than 0 and at most 3600")
+        if self.picture and self.picture.suffix != ".png":
+            raise UserError(f"picture {self.picture} ends in {self.picture.suffix!r}; expected .png")
+        if not 0.0 <= self.skill <= 1.0:
+            raise UserError(f"--skill is {self.skill}; expected a number from 0 (sloppy) to 1 (clean)")
 
     def _steps(self, env: PlayroomEnv) -> Iterator[Step]:
         from itertools import islice
@@ -64,30 +77,21 @@ class SimShow:
         steps = demonstrate(env, self.task, self.skill, self.seed) if self.task else play(env, self.seed)
         return islice(steps, max(1, int(self.seconds * TRAIN_RATE_HZ)))
 
-    def _record(self, env: PlayroomEnv, steps: Iterator[Step]) -> int:
-        from contextlib import ExitStack
-
+    def _film(self, env: PlayroomEnv, path: Path) -> int:
         from diwa_conventions.actions import RECORD_RATE_HZ
         from diwa_sim.film import FilmWriter
 
-        success = True
-        with ExitStack() as stack:
-            film = stack.enter_context(FilmWriter(self.film, RECORD_RATE_HZ, scale=2)) if self.film else None
-            if film is not None:
-                env.after_frame = lambda: film.add(_both_views(env))
-            for index, step in enumerate(steps):
-                if index == 0 and self.picture:
-                    _write_picture(self.picture, _both_views(env))
-                if film is None:
-                    break
-                success = step.success or not self.task
-            if film is not None:
-                for _ in range(_LAST_FRAMES):
-                    film.add(_both_views(env))
-        for path in filter(None, (self.picture, self.film)):
-            print(f"wrote {path}")
-        if self.film and self.task:
-            print(f"{self.task}: {'success' if success else 'failure'}")
+        success = False
+        with FilmWriter(path, RECORD_RATE_HZ, scale=2) as film:
+            env.after_frame = lambda: film.add(_both_views(env))
+            for step in self._steps(env):
+                success = step.success
+            for _ in range(_LAST_FRAMES):
+                film.add(_both_views(env))
+        print(f"wrote {path}")
+        if not self.task:
+            return 0
+        print(f"{self.task}: {'success' if success else f'not done within {self.seconds:g} s'}")
         return 0 if success else 1
 
 

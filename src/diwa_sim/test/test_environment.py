@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from diwa_conventions.actions import ActionScale
+from diwa_conventions.actions import ActionScale, integrate
 from diwa_conventions.tasks import EPISODE_FRAMES
 from diwa_sim.cameras import area_resize
 from diwa_sim.environment import PlayroomConfig, PlayroomEnv, Workspace, make_vector_env
@@ -85,6 +85,10 @@ def test_a_bad_action_is_refused_with_its_index_and_moves_nothing(blind, action,
         ({"image_size_px": 4}, "image_size_px is 4; expected 8 to camera_size_px=200"),
         ({"camera_size_px": 4000}, "camera size is 4000 px; expected 8 to 640"),
         ({"max_episode_steps": 0}, "max_episode_steps is 0"),
+        ({"max_episode_steps": float("nan")}, "max_episode_steps is nan; expected int"),
+        ({"image_size_px": "64"}, "image_size_px is '64'; expected int"),
+        ({"task": 3}, "task is 3; expected str"),
+        ({"scale": None}, "scale is None; expected ActionScale"),
         ({"render_mode": "human"}, "render_mode is 'human'"),
     ],
 )
@@ -98,8 +102,22 @@ def test_bad_scales_boxes_and_options_are_refused(blind):
         ActionScale(translation_m=0.0)
     with pytest.raises(ValueError, match="expected low below high"):
         Workspace(low_m=(0.3, 0.0, 0.5), high_m=(0.8, 0.4, 0.5))
+    with pytest.raises(ValueError, match="translation_m is 'x'"):
+        ActionScale(translation_m="x")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"workspace low_m is \(0, 0\); expected three finite numbers"):
+        Workspace(low_m=(0, 0))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown reset option 'sed'"):
         blind.reset(options={"sed": 3})
+    with pytest.raises(ValueError, match="seed is -1"):
+        blind.reset(seed=-1)
+
+
+def test_a_refused_reset_leaves_the_episode_as_it_was(blind):
+    blind.reset(seed=0)
+    with pytest.raises(ValueError, match="unknown task 'fly'"):
+        blind.reset(options={"task": "fly"})
+    assert blind.task == ""
+    blind.step(STILL)
 
 
 def test_stepping_before_the_first_reset_says_so():
@@ -114,6 +132,35 @@ def test_a_full_action_commands_eight_centimetres_or_a_fifth_of_a_radian(blind):
     np.testing.assert_allclose(blind.target.position - before.position, [0.0, 0.08, 0.0], atol=1e-9)
     assert blind.target.angle_rad(before) == pytest.approx(0.2, abs=1e-6)
     np.testing.assert_allclose(info["executed_action"], [0, 1, 0, 0, 0, 1, 1], atol=1e-6)
+
+
+def test_the_caller_s_action_is_not_written_to(blind):
+    blind.reset(seed=1)
+    action = np.array([0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3])
+    blind.step(action)
+    assert action[6] == 0.3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_executed_action_is_always_one_that_can_be_executed_again(blind, seed):
+    """Wild actions drive the arm into the furniture, where the commanded pose has to wait for it."""
+    blind.reset(seed=seed)
+    rng = np.random.default_rng(seed)
+    for _ in range(60):
+        action = rng.choice([-1.0, 1.0], 7)
+        before = blind.target
+        *_, info = blind.step(action)
+        executed = info["executed_action"]
+        assert np.abs(executed).max() <= 1.0
+        again = integrate(before, executed, blind.config.scale)
+        assert again.distance_m(blind.target) < 1e-9
+        assert again.angle_rad(blind.target) < 1e-6
+
+
+def test_an_action_that_turns_about_all_axes_is_executed_as_it_is(blind):
+    blind.reset(seed=1)
+    *_, info = blind.step([0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
+    np.testing.assert_allclose(info["executed_action"], [0, 0, 0, 1, 1, 1, 1], atol=1e-9)
 
 
 def test_the_executed_action_has_the_gripper_quantised(blind):

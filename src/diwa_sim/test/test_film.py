@@ -1,5 +1,7 @@
 """Films and ``diwa sim``."""
 
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
@@ -34,6 +36,17 @@ def test_a_film_without_frames_leaves_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_film_that_is_there_survives_until_the_first_frame(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"precious")
+    FilmWriter(path, rate_hz=30).close()
+    with pytest.raises(ValueError, match="unknown task 'fly'"):
+        SimShow(film=path, task="fly").run()
+    with pytest.raises(ValueError, match="seed is -1"):
+        SimShow(film=path, seed=-1).run()
+    assert path.read_bytes() == b"precious"
+
+
 def test_a_film_that_cannot_be_written_says_so_at_once(tmp_path):
     (tmp_path / "folder.mp4").mkdir()
     with pytest.raises(OSError, match="folder.mp4"):
@@ -55,7 +68,10 @@ def test_diwa_sim_films_a_demonstration_and_takes_a_picture(tmp_path, capsys):
     [
         (SimShow(), "nothing to show"),
         (SimShow(view=True), "--view needs a display"),
-        (SimShow(picture=None, view=True, seconds=-1.0), "--seconds is -1.0"),
+        (SimShow(view=True, seconds=-1.0), "--seconds is -1.0"),
+        (SimShow(view=True, film=Path("a.mp4")), "--view and --film exclude each other"),
+        (SimShow(picture=Path("a.xyz")), "expected .png"),
+        (SimShow(film=Path("a.mp4"), skill=2.0), "--skill is 2.0"),
     ],
 )
 def test_what_cannot_be_shown_is_said_in_one_line(show, message, monkeypatch):

@@ -135,6 +135,10 @@ def test_one_press_toggles_the_led_once(playroom):
     assert sum(a != b for a, b in zip([False, *states], states, strict=False)) == 2
 
 
+def test_physics_runs_at_a_whole_number_of_steps_per_tick(playroom):
+    assert 1.0 / playroom.model.opt.timestep == pytest.approx(240.0)
+
+
 def test_an_unknown_look_is_refused():
     with pytest.raises(ValueError, match="unknown look 'shiny'; known looks: clear, hard"):
         build_model("shiny")  # type: ignore[arg-type]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import numpy as np
 from diwa_msgs.msg import GripperCommand, SceneState
 from diwa_msgs.srv import ResetPlayroom
 from geometry_msgs.msg import PoseStamped
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
+from rclpy.task import Future
 from sensor_msgs.msg import Joy
 
 from diwa_conventions import topics
@@ -24,6 +26,8 @@ from diwa_sim import tasks
 from diwa_sim.operator import Command, Demonstrator, Player
 
 MODES = ("play", "demonstration")
+ANSWER_S = 5.0
+"""A reset that is not answered by then is asked for again."""
 
 
 class OperatorNode(Node):
@@ -34,7 +38,7 @@ class OperatorNode(Node):
         self._mode = self._parameter("mode", "play", f"what it does: {' or '.join(MODES)}")
         self._task = self._parameter("task", "open-drawer", "task to demonstrate")
         self._skill = self._parameter("skill", 1.0, "0 sloppy to 1 clean demonstrations", (0.0, 1.0))
-        self._seed = self._parameter("seed", 0, "seed of the first episode; each further one adds 1")
+        self._seed = self._parameter("seed", 0, "seed of the first episode; each further one adds 1", (0, 2**31 - 1))
         self._episodes = self._parameter("episodes", 1, "demonstrations to give; 0: endless")
         self._direct = self._parameter("direct", False, "also command the arm, where no teleop and guard are running")
         if self._mode not in MODES:
@@ -44,12 +48,17 @@ class OperatorNode(Node):
         self._scene: SceneState | None = None
         self._operator: Player | Demonstrator | None = None
         self._begun = 0
-        self._awaited_episode: int | None = None
+        self._answer: Future | None = None
+        self._asked_s = 0.0
         self._open_topics()
 
     def _parameter(self, name: str, default: Any, about: str, bounds: tuple[float, float] | None = None) -> Any:
-        ranges = [FloatingPointRange(from_value=bounds[0], to_value=bounds[1], step=0.0)] if bounds else []
-        self.declare_parameter(name, default, ParameterDescriptor(description=about, floating_point_range=ranges))
+        descriptor = ParameterDescriptor(description=about)
+        if bounds and isinstance(default, int):
+            descriptor.integer_range = [IntegerRange(from_value=int(bounds[0]), to_value=int(bounds[1]), step=0)]
+        elif bounds:
+            descriptor.floating_point_range = [FloatingPointRange(from_value=bounds[0], to_value=bounds[1], step=0.0)]
+        self.declare_parameter(name, default, descriptor)
         return self.get_parameter(name).value
 
     def _open_topics(self) -> None:
@@ -70,6 +79,8 @@ class OperatorNode(Node):
     def _move(self) -> None:
         """One thirtieth of a second of the operator's hand."""
         if self._tool is None or self._scene is None:
+            if self._operator is None and self._answer is None:
+                self.get_logger().info("waiting for a playroom", throttle_duration_sec=5.0)
             return
         if self._operator is None:
             self._begin()
@@ -84,24 +95,30 @@ class OperatorNode(Node):
         self._publish(command)
 
     def _begin(self) -> None:
-        """Start playing; or reset the playroom, wait until it says that the new episode is there, and demonstrate."""
+        """Start playing; or have the playroom reset, and demonstrate once a state of the new episode is there."""
         assert self._tool is not None and self._scene is not None
         rng = np.random.default_rng(self._seed + self._begun)
         if self._mode == "play":
             self._operator = Player(self._tool, rng)
-        elif self._awaited_episode is None:
-            self._ask_for_episode()
-        elif self._scene.episode >= self._awaited_episode:
+        elif self._new_episode():
             self._operator = Demonstrator(self._task, self._skill, self._tool, scene_of(self._scene), rng)
-            self._awaited_episode = None
+            self._answer = None
 
-    def _ask_for_episode(self) -> None:
+    def _new_episode(self) -> bool:
+        """Ask for a reset until it is answered; True when scene and arm have been seen after it."""
         assert self._scene is not None
-        if not self._reset.service_is_ready():
-            return
-        self._awaited_episode = int(self._scene.episode) + 1
-        self._tool = None  # measured before the reset: wait for the next one
-        self._reset.call_async(ResetPlayroom.Request(task=self._task, seed=self._seed + self._begun))
+        if self._answer is None or (not self._answer.done() and time.monotonic() - self._asked_s > ANSWER_S):
+            self._answer = self._reset.call_async(ResetPlayroom.Request(task=self._task, seed=self._seed + self._begun))
+            self._asked_s = time.monotonic()
+        if not self._answer.done():
+            return False
+        answer = self._answer.result()
+        if not answer.success:
+            raise UserError(f"the playroom refused to reset: {answer.message}")
+        if self._scene.episode != answer.episode:
+            self._tool = None  # measured before the reset: wait for the next one
+            return False
+        return True
 
     def _end_demonstration(self, scene: SceneState) -> None:
         outcome = "success" if scene.success else "failure"

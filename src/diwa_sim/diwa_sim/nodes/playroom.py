@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,12 +22,11 @@ from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock as SteadyClock
 from rclpy.clock import ClockType
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher, LifecycleState, TransitionCallbackReturn
-from rclpy.subscription import Subscription
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from diwa_conventions import topics
-from diwa_conventions.actions import Pose
+from diwa_conventions.actions import GRIPPER_OPEN, Pose
 from diwa_conventions.errors import UserError
 from diwa_conventions.messages import pose_from_message, pose_to_message
 from diwa_conventions.node_main import run_node
@@ -54,6 +54,10 @@ _CAMERAS = (
 )
 
 
+NEWCOMER_S = 10.0
+"""Discovery may be late on a busy machine: a simulator this young that finds another one ends itself."""
+
+
 class CommandError(UserError):
     """A command that the arm does not obey; the message says why."""
 
@@ -74,7 +78,9 @@ class PlayroomNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("playroom")
         self._declare("task", "", "task whose starting states are drawn; empty: any state")
-        self._declare("seed", 0, "seed of the first episode; each reset without a seed takes the next one")
+        self._declare(
+            "seed", 0, "seed of the first episode; each reset without a seed takes the next one", (0, 2**31 - 1)
+        )
         self._declare("look", "clear", "clear: large lights on a muted table; hard: small ones on a busy table")
         self._declare("image_size", topics.CAMERA_SIZE_PX, "width and height of both images [px]", (8, 640))
         self._declare("publish_clock", False, "publish simulated time on /clock and stamp with it")
@@ -84,6 +90,8 @@ class PlayroomNode(LifecycleNode):
         self._refused = 0
         self._conflict = ""
         self._active = False
+        self._ticks = 0
+        self._born_s = time.monotonic()
         self._resources = ExitStack()
 
     def _declare(self, name: str, default: object, about: str, bounds: tuple[int, int] | None = None) -> None:
@@ -98,9 +106,13 @@ class PlayroomNode(LifecycleNode):
         except UserError as error:
             self.get_logger().error(str(error))
             return TransitionCallbackReturn.FAILURE
+        except Exception:  # rclpy would swallow it
+            self.get_logger().error(f"cannot configure, by a fault of this software:\n{traceback.format_exc()}")
+            return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._target = self._playroom.tool_pose()
         self._begin_clock()
         self._active = True
         self.get_logger().info(f"simulating; images {self._size_px}x{self._size_px}, task {self._task or 'any'}")
@@ -112,17 +124,15 @@ class PlayroomNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.close()
-        for handle in self._handles:
-            self.destroy_subscription(handle)
-        for timer in self._timers_made:
-            self.destroy_timer(timer)
-        self.destroy_service(self._reset_service)
-        for publisher in self._publishers_made:
-            self.destroy_publisher(publisher)
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._active = False
+        self.close()
         return TransitionCallbackReturn.SUCCESS
 
     def close(self) -> int:
-        """Free the rendering context, which must not outlive the libraries below it; the exit code."""
+        """Give back what configuring took: cameras, topics, service, timers. The exit code."""
         self._resources.close()
         return 0
 
@@ -142,38 +152,45 @@ class PlayroomNode(LifecycleNode):
         self._open_topics()
 
     def _open_topics(self) -> None:
-        self._publishers_made: list[LifecyclePublisher] = []
         self._pose_out = self._publisher(topics.CURRENT_POSE)
         self._joints_out = self._publisher(topics.JOINT_STATES)
         self._scene_out = self._publisher(topics.SCENE_STATE)
         self._diagnostics_out = self._publisher(topics.DIAGNOSTICS)
         self._images_out = {camera.key: self._publisher(camera.image) for camera in _CAMERAS}
         self._infos_out = {camera.key: self._publisher(camera.info) for camera in _CAMERAS}
-        self._clock_out = self.create_publisher(Clock, "/clock", 1) if self._use_sim_stamps else None
+        self._clock_out = self._until_cleanup(
+            self.create_publisher(Clock, "/clock", 1) if self._use_sim_stamps else None, self.destroy_publisher
+        )
         self._info = {camera.key: self._camera_info(camera) for camera in _CAMERAS}
-        self._handles = [
-            self._subscription(topics.TARGET_POSE, self._on_target),
-            self._subscription(topics.GRIPPER_COMMAND, self._on_gripper),
-        ]
-        self._reset_service = self.create_service(ResetPlayroom, topics.RESET_SERVICE, self._on_reset)
+        self._subscribe(topics.TARGET_POSE, self._on_target)
+        self._subscribe(topics.GRIPPER_COMMAND, self._on_gripper)
+        service = self.create_service(ResetPlayroom, topics.RESET_SERVICE, self._on_reset)
+        self._until_cleanup(service, self.destroy_service)
         steady = SteadyClock(clock_type=ClockType.STEADY_TIME)
-        self._timers_made = [
-            self.create_timer(1.0 / TICK_RATE_HZ, self._on_timer, clock=steady),
-            self.create_timer(1.0 / topics.DIAGNOSTICS.rate_hz, self._report, clock=steady),
-        ]
+        for rate_hz, callback in ((TICK_RATE_HZ, self._on_timer), (topics.DIAGNOSTICS.rate_hz, self._report)):
+            self._until_cleanup(self.create_timer(1.0 / rate_hz, callback, clock=steady), self.destroy_timer)
 
     def _publisher(self, topic: topics.Topic) -> LifecyclePublisher:
         publisher = self.create_lifecycle_publisher(message_type(topic), topic.name, profile(topic))
-        self._publishers_made.append(publisher)
-        return publisher
+        return self._until_cleanup(publisher, self.destroy_publisher)
 
-    def _subscription(self, topic: topics.Topic, callback: Callable[[Any], None]) -> Subscription:
-        return self.create_subscription(message_type(topic), topic.name, callback, profile(topic))
+    def _subscribe(self, topic: topics.Topic, callback: Callable[[Any], None]) -> None:
+        subscription = self.create_subscription(message_type(topic), topic.name, callback, profile(topic))
+        self._until_cleanup(subscription, self.destroy_subscription)
+
+    def _until_cleanup(self, made: Any, destroy: Callable[[Any], Any]) -> Any:
+        if made is not None:
+            self._resources.callback(destroy, made)
+        return made
 
     # Commands
 
+    @property
+    def _obeys(self) -> bool:
+        return self._active and not self._conflict
+
     def _on_target(self, message: PoseStamped) -> None:
-        if self._conflict:
+        if not self._obeys:
             return
         try:
             self._target = target_of(message)
@@ -181,7 +198,7 @@ class PlayroomNode(LifecycleNode):
             self._refuse(str(error))
 
     def _on_gripper(self, message: GripperCommand) -> None:
-        if self._conflict:
+        if not self._obeys:
             return
         if not np.isfinite(message.command):
             self._refuse(f"gripper_command is {message.command}; expected a finite number")
@@ -200,8 +217,7 @@ class PlayroomNode(LifecycleNode):
             return response
         self._seed = int(request.seed) if request.seed >= 0 else self._seed + 1
         self._reset(task, self._seed)
-        self._begin_clock()
-        response.success, response.seed = True, self._seed
+        response.success, response.seed, response.episode = True, self._seed, self._episode
         response.message = f"episode {self._episode} of {task or 'any task'}, seed {self._seed}"
         return response
 
@@ -210,18 +226,18 @@ class PlayroomNode(LifecycleNode):
         self._playroom.reset(draw_start(np.random.default_rng(seed), task))
         self._start = self._playroom.scene_state()
         self._target = self._playroom.tool_pose()
-        self._gripper = 1.0
+        self._gripper = GRIPPER_OPEN
         self._success = False
         self._episode += 1
 
     # Simulation
 
     def _begin_clock(self) -> None:
-        """Simulated time goes on from the present moment."""
-        self._ticks = 0
-        self._begin_s = time.monotonic()
-        self._begin_stamp_s = self.get_clock().now().nanoseconds * 1e-9
-        self._reported_ticks, self._reported_s = 0, self._begin_s
+        """Simulated time goes on from the present moment; it never jumps back."""
+        elapsed_s = self._ticks / TICK_RATE_HZ
+        self._begin_s = time.monotonic() - elapsed_s
+        self._begin_stamp_s = self.get_clock().now().nanoseconds * 1e-9 - elapsed_s
+        self._reported_ticks, self._reported_s = self._ticks, time.monotonic()
 
     def _on_timer(self) -> None:
         """As many ticks as the wall clock has gone on; after a long hold-up simulated time slips."""
@@ -331,7 +347,10 @@ class PlayroomNode(LifecycleNode):
         if len(commanders) > 1:
             names = ", ".join(sorted(f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in commanders))
             return f"target_pose has {len(commanders)} publishers ({names}); the arm obeys none until one is left"
-        return other_simulator(self, own=1)
+        other = other_simulator(self, own=1)
+        if other and time.monotonic() - self._born_s < NEWCOMER_S:
+            raise UserError(other)
+        return other
 
 
 def other_simulator(node: LifecycleNode, own: int) -> str:
@@ -352,8 +371,7 @@ def _start(node: PlayroomNode) -> bool:
     while time.monotonic() < deadline and rclpy.ok():
         conflict = other_simulator(node, own=0)
         if conflict:
-            node.get_logger().error(conflict)
-            return False
+            raise UserError(conflict)
         rclpy.spin_once(node, timeout_sec=0.05)
     for transition in (node.trigger_configure, node.trigger_activate):
         if transition() != TransitionCallbackReturn.SUCCESS:
