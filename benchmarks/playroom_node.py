@@ -38,7 +38,7 @@ def processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(pid: int, seconds: float) -> tuple[dict[str, list[float]], float]:
+def measure(process: subprocess.Popen[bytes], seconds: float) -> tuple[dict[str, list[float]], float]:
     """Latencies [s] per topic from stamp to callback, and the node's processor share over the time."""
     node = rclpy.create_node("benchmark", namespace=topics.NAMESPACE)
     latencies: dict[str, list[float]] = defaultdict(list)
@@ -52,11 +52,13 @@ def measure(pid: int, seconds: float) -> tuple[dict[str, list[float]], float]:
         node.create_subscription(message_type(topic), topic.name, callback, profile(topic))
     while not all(latencies[topic.name] for topic in WATCHED):
         rclpy.spin_once(node, timeout_sec=0.1)
+        if process.poll() is not None:
+            raise SystemExit("the playroom node has ended; what it said stands above")
     latencies.clear()
-    used, start = processor_seconds(pid), time.monotonic()
+    used, start = processor_seconds(process.pid), time.monotonic()
     while (elapsed := time.monotonic() - start) < seconds:
         rclpy.spin_once(node, timeout_sec=0.01)
-    share = (processor_seconds(pid) - used) / elapsed
+    share = (processor_seconds(process.pid) - used) / elapsed
     node.destroy_node()
     return latencies, share
 
@@ -67,7 +69,7 @@ def main(benchmark: Benchmark) -> None:
     rclpy.init()
     with subprocess.Popen(command) as process:
         try:
-            latencies, share = measure(process.pid, benchmark.seconds)
+            latencies, share = measure(process, benchmark.seconds)
         finally:
             process.terminate()
     rclpy.shutdown()

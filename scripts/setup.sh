@@ -13,6 +13,7 @@ cd "$diwa_root"
 venv=$diwa_root/.venv
 log=$diwa_root/log/setup.log
 needed_mib=3000
+cuda_mib=6500 # where pip takes the CUDA build of torch
 
 main() {
     mkdir -p log
@@ -57,7 +58,7 @@ explain_failure() {
         grep -v '^WARNING: Location' "$log" | cut -c1-400 | tail -n 15 >&2
     fi
     if grep -qi 'no space left on device' "$log" || [ "$(free_mib)" -lt 50 ]; then
-        fail "$1: the disk is full ($(free_mib) MiB left in $diwa_root, about $needed_mib needed); make room and run make setup again"
+        fail "$1: the disk is full ($(free_mib) MiB left in $diwa_root, about $needed_mib needed, $cuda_mib with the CUDA build of torch); make room and run make setup again"
     elif grep -qiE 'failed to establish a new connection|name resolution|connection (refused|reset|broken)|timed out|proxyerror|network is unreachable' "$log"; then
         fail "$1: the package index cannot be reached; check the network or proxy and run make setup again"
     fi
@@ -146,7 +147,9 @@ check_build_tools() {
     { command -v cc && command -v c++; } >/dev/null || missing="$missing build-essential"
     [ -z "$missing" ] || fail "missing system packages: sudo apt install$missing"
     [ "$(free_mib)" -ge $needed_mib ] ||
-        fail "only $(free_mib) MiB are free in $diwa_root, and about $needed_mib are needed"
+        fail "only $(free_mib) MiB are free in $diwa_root; about $needed_mib are needed, $cuda_mib with the CUDA build of torch"
+    [ "$(free_mib)" -ge $cuda_mib ] ||
+        echo "setup: warning: $(free_mib) MiB are free; about $cuda_mib are needed if pip takes the CUDA build of torch" >&2
 }
 
 # ---- virtual environment ----

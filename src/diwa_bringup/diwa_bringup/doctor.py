@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,16 @@ def check_messages() -> Finding:
     return Finding("messages", probe.state, probe.text, _SETUP)
 
 
+def check_build() -> Finding:
+    """What ``make setup`` needs from the system."""
+    tools = [tool for tool in ("make", "cc", "c++", "git") if shutil.which(tool) is None]
+    headers = Path(sysconfig.get_paths()["include"], "Python.h")
+    missing = tools + [str(headers)] * (not headers.exists())
+    if missing:
+        return Finding("build tools", "no library", f"not there: {', '.join(missing)}", apt_line("build"))
+    return Finding("build tools", "ok", "make, C and C++ compilers, git, Python headers")
+
+
 def check_rendering() -> Finding:
     """The back end of ``MUJOCO_GL`` if that is set, else EGL, else OSMesa."""
     chosen = os.environ.get("MUJOCO_GL")
@@ -120,7 +131,13 @@ def check_window() -> Finding:
     display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if display:
         return Finding("window", "ok", f"display {display}", required=False)
-    return Finding("window", "no device", "no display", "a desktop session, or diwa sim --film FILE", required=False)
+    return Finding(
+        "window",
+        "no device",
+        "no display",
+        f"a desktop session and {apt_line('window')}, or diwa sim --film FILE",
+        required=False,
+    )
 
 
 def check_realsense() -> Finding:
@@ -178,7 +195,8 @@ def apt_line(feature: str) -> str:
             for line in path.read_text(encoding="utf-8").splitlines():
                 name, _, packages = line.partition(":")
                 if name == feature:
-                    return f"sudo apt-get install {packages.strip()}"
+                    ours = f"python{sys.version_info.major}.{sys.version_info.minor}"
+                    return f"sudo apt-get install {packages.strip().replace('python3.11', ours)}"
     return f"the packages of line '{feature}' in requirements/apt.txt"
 
 
@@ -193,6 +211,7 @@ Check = Callable[[], Finding]
 CHECKS: Mapping[str, Check] = {
     "ROS 2": check_ros,
     "messages": check_messages,
+    "build tools": check_build,
     "rendering": check_rendering,
     "video": check_video,
     "disk": check_disk,

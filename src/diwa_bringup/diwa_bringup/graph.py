@@ -34,6 +34,8 @@ class Argument:
     about: str
     kind: Kind = "text"
     choices: tuple[str, ...] | None = None
+    suffix: str = ""
+    """How a path must end."""
     minimum: float = -math.inf
     maximum: float = math.inf
 
@@ -46,6 +48,8 @@ class Argument:
         except ValueError:
             raise self._refusal(text) from None
         if isinstance(value, (int, float)) and not self.minimum <= value <= self.maximum:
+            raise self._refusal(text)
+        if text and not text.endswith(self.suffix):
             raise self._refusal(text)
         return value
 
@@ -60,7 +64,7 @@ class Argument:
         if self.kind == "boolean":
             return "true or false"
         words = {"integer": "a whole number", "number": "a number", "ROS name": "a name of letters, digits, _ and /"}
-        text = words.get(self.kind, f"a {self.kind}")
+        text = words.get(self.kind, f"a {self.kind}") + (f" that ends in {self.suffix}" if self.suffix else "")
         text += f" from {self.minimum:.12g}" if math.isfinite(self.minimum) else ""
         return text + (f" to {self.maximum:.12g}" if math.isfinite(self.maximum) else "")
 
@@ -171,7 +175,7 @@ _SIM_ARGUMENTS = (
     Argument("skill", 1.0, "skill of the operator, 0 sloppy to 1 clean", "number", minimum=0.0, maximum=1.0),
     Argument("episodes", 0, "episodes that the operator does before it ends; 0: endless", "integer", minimum=0),
     Argument("clock", False, "publish the playroom's time on /clock and let the other nodes use it", "boolean"),
-    Argument("film", "", "MP4 file of both cameras; empty: none", "path"),
+    Argument("film", "", "MP4 file of both cameras; empty: none", "path", suffix=".mp4"),
 )
 
 

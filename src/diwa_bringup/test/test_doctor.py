@@ -1,6 +1,7 @@
 """Each check with the thing there and not there; fake libraries stand in for those that are not installed."""
 
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -277,3 +278,17 @@ def test_doctor_on_this_machine_finds_the_workspace(capsys):
     assert all(feature in printed for feature in CHECKS)
     assert code == int("MISSING" in printed)
     assert "diwa_msgs works" in printed
+
+
+def test_missing_build_tools_are_named_with_the_apt_line_of_this_python(monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "which", lambda tool: None if tool == "c++" else f"/usr/bin/{tool}")
+    finding = doctor.check_build()
+    assert finding.state == "no library" and finding.detail == "not there: c++"
+    ours = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    assert "build-essential" in finding.mend and f"{ours}-venv {ours}-dev" in finding.mend
+
+
+def test_the_readme_names_the_same_system_packages():
+    workspace = Path(__file__).parents[3]
+    lists = dict(line.split(": ", 1) for line in (workspace / "requirements" / "apt.txt").read_text().splitlines()[2:])
+    assert f"sudo apt-get install {lists['build']} {lists['rendering']}" in (workspace / "README.md").read_text()

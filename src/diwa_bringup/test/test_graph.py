@@ -135,3 +135,8 @@ def test_a_new_graph_is_one_argument_list_and_one_function():
     beat = Graph("beat", "a beat", (rate,), lambda a: [NodeSpec("p", "beat", "beat", "/", {"rate": a["rate"]})])
     (spec,) = beat.specs(["rate:=4"])
     assert spec.parameters == {"rate": 4.0} and spec.full_name == "/beat"
+
+
+def test_film_that_is_no_mp4_is_refused_before_anything_starts():
+    with pytest.raises(UserError, match="argument 'film' is 'a.avi'; expected a path that ends in .mp4"):
+        SIM.specs(["film:=a.avi"])

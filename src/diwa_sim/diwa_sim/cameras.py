@@ -23,7 +23,8 @@ ImageArray = npt.NDArray[np.uint8]
 CAMERAS = {"static": STATIC_CAMERA, "gripper": GRIPPER_CAMERA}
 """Observation key -> camera in the model."""
 
-RENDER_PACKAGES = "libegl1 libgl1-mesa-dri libosmesa6"
+RENDER_PACKAGES = "libegl1 libopengl0 libgl1 libgl1-mesa-dri"
+"""As in requirements/apt.txt; where EGL cannot work, libosmesa6 renders without it."""
 _PROBE = "from mujoco.{0} import GLContext; c = GLContext(16, 16); c.make_current(); c.free()"
 _BACKENDS = ("egl", "osmesa")
 

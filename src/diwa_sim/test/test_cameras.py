@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_without_egl_it_falls_back_to_osmesa(fresh_choice):
 
 def test_without_any_backend_it_says_what_to_install(fresh_choice):
     fresh_choice.setattr(cameras.subprocess, "run", only())
-    with pytest.raises(RenderingError, match="apt-get install libegl1 libgl1-mesa-dri libosmesa6"):
+    with pytest.raises(RenderingError, match="apt-get install libegl1 libopengl0"):
         rendering_backend()
 
 
@@ -120,3 +121,8 @@ def test_a_mujoco_gl_that_mujoco_would_choke_on_gives_one_clear_error(backend):
         [sys.executable, "-c", code], env={**os.environ, "MUJOCO_GL": backend}, capture_output=True, text=True
     )
     assert f"RenderingError: MUJOCO_GL is '{backend}'" in done.stderr.splitlines()[-1]
+
+
+def test_the_packages_to_install_are_those_of_the_workspace_s_list():
+    lines = (Path(__file__).parents[3] / "requirements" / "apt.txt").read_text().splitlines()
+    assert f"rendering: {cameras.RENDER_PACKAGES}" in lines
