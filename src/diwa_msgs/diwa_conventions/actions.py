@@ -6,6 +6,7 @@ Translations add; rotations compose as extrinsic xyz Euler angles in the base fr
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -77,13 +78,13 @@ class Pose:
         return np.asarray(Rotation.from_matrix(self.rotation).as_quat(), dtype=np.float64)
 
     def distance_m(self, other: Pose) -> float:
-        return float(np.linalg.norm(self.position - other.position))
+        return math.dist(self.position, other.position)
 
     def angle_rad(self, other: Pose) -> float:
         """Angle of the rotation between the two, in [0, pi]."""
         # From the chord between the matrices: exact for small angles, where arccos of the trace is not.
-        chord = float(np.linalg.norm(self.rotation - other.rotation)) / np.sqrt(8.0)
-        return 2.0 * float(np.arcsin(min(1.0, chord)))
+        chord = math.dist(self.rotation.ravel(), other.rotation.ravel()) / math.sqrt(8.0)
+        return 2.0 * math.asin(min(1.0, chord))
 
 
 def euler_to_matrix(angles: FloatArray) -> FloatArray:
@@ -140,9 +141,11 @@ def integrate(pose: Pose, action: FloatArray, scale: ActionScale, fraction: floa
     The turn is spread about its one axis, so that fractions add up to exactly the whole.
     """
     translation = fraction * scale.translation_m * action[:3]
-    turn = euler_to_matrix(scale.rotation_rad * action[3:6])
-    if fraction != 1.0:
-        turn = Rotation.from_rotvec(fraction * Rotation.from_matrix(turn).as_rotvec()).as_matrix()
+    angles = scale.rotation_rad * action[3:6]
+    if fraction == 1.0:
+        turn = euler_to_matrix(angles)
+    else:
+        turn = (Rotation.from_euler("xyz", angles) ** fraction).as_matrix()
     return Pose(pose.position + translation, turn @ pose.rotation)
 
 

@@ -14,6 +14,7 @@ from diwa_sim.scene import ARM_DOF, ARM_PREFIX, HOME_QPOS, TOOL_SITE
 _DAMPING = 0.03
 _POSTURE_GAIN = 0.05
 _LIMIT_MARGIN_RAD = 0.02
+_MAX_STEP_RAD = 0.3
 
 
 class InverseKinematics:
@@ -35,13 +36,16 @@ class InverseKinematics:
 
         An unreachable target gives the nearest pose that the iterations find, never an exception.
         """
-        joints = np.clip(start, self._low, self._high)
+        joints = self._within_limits(start)
         for _ in range(iterations):
             error = self._error(joints, target)
             if float(error @ error) < tolerance**2:
                 break
-            joints = np.clip(joints + self._step(joints, error), self._low, self._high)
+            joints = self._within_limits(joints + self._step(joints, error))
         return joints
+
+    def _within_limits(self, joints: FloatArray) -> FloatArray:
+        return np.minimum(np.maximum(joints, self._low), self._high)  # np.clip takes three times as long
 
     def _error(self, joints: FloatArray, target: Pose) -> FloatArray:
         """Position and orientation error (6,) [m, rad]; the latter exact for small angles, a direction for large."""
@@ -64,4 +68,4 @@ class InverseKinematics:
         gram = arm @ arm.T
         gram[np.diag_indices(6)] += _DAMPING**2
         step: FloatArray = posture + arm.T @ np.linalg.solve(gram, error - arm @ posture)
-        return np.clip(step, -0.3, 0.3)
+        return np.minimum(np.maximum(step, -_MAX_STEP_RAD), _MAX_STEP_RAD)

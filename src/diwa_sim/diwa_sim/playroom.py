@@ -133,6 +133,7 @@ class Playroom:
             ctrl[self._arm_actuators] = self._joint_command
             mujoco.mj_step(self.model, self.data, self._substeps)
             self._switch_lights()
+        self._show_lights()
 
     def tool_pose(self) -> Pose:
         """Measured pose of the tool centre point in the base frame."""
@@ -170,6 +171,8 @@ class Playroom:
             self.lightbulb = True
         elif switch < _SWITCH_OFF_M:
             self.lightbulb = False
+
+    def _show_lights(self) -> None:
         for name, lit in (("led", self.led), ("bulb", self.lightbulb)):
             geom, off, on = self._lights[name]
             self.model.geom_matid[geom] = on if lit else off
