@@ -91,7 +91,7 @@ class SimShow:
         print(f"wrote {path}")
         if not self.task:
             return 0
-        print(f"{self.task}: {'success' if success else f'not done within {self.seconds:g} s'}")
+        print(f"{self.task}: {'success' if success else 'not done'}")
         return 0 if success else 1
 
 

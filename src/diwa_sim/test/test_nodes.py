@@ -313,6 +313,7 @@ def test_ctrl_c_ends_the_playroom_cleanly(playroom, listener):
         ("playroom", "seed:=first", "seed"),
         ("playroom", "seed:=-1", "seed"),
         ("operator", "seed:=-1", "seed"),
+        ("operator", "episodes:=-1", "episodes"),
         ("operator", "mode:=sleep", "mode is 'sleep'; expected play or demonstration"),
         ("operator", "task:=open-door", "unknown task 'open-door'"),
         ("operator", "skill:=1.5", "skill"),

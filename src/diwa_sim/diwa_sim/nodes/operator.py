@@ -39,7 +39,7 @@ class OperatorNode(Node):
         self._task = self._parameter("task", "open-drawer", "task to demonstrate")
         self._skill = self._parameter("skill", 1.0, "0 sloppy to 1 clean demonstrations", (0.0, 1.0))
         self._seed = self._parameter("seed", 0, "seed of the first episode; each further one adds 1", (0, 2**31 - 1))
-        self._episodes = self._parameter("episodes", 1, "demonstrations to give; 0: endless")
+        self._episodes = self._parameter("episodes", 1, "demonstrations to give; 0: endless", (0, 2**31 - 1))
         self._direct = self._parameter("direct", False, "also command the arm, where no teleop and guard are running")
         if self._mode not in MODES:
             raise UserError(f"parameter mode is {self._mode!r}; expected {' or '.join(MODES)}")
@@ -135,8 +135,10 @@ class OperatorNode(Node):
         pose = PoseStamped()
         pose.header.stamp, pose.header.frame_id = stamp, topics.BASE_FRAME
         pose.pose = pose_to_message(command.pose)
-        joy = Joy(axes=[0.0 if gripper_opens(command.gripper) else 1.0], buttons=[1])
+        joy = Joy(axes=[0.0], buttons=[0])
         joy.header.stamp = stamp
+        joy.axes[topics.JOY_TRIGGER_AXIS] = 0.0 if gripper_opens(command.gripper) else 1.0
+        joy.buttons[topics.JOY_CLUTCH_BUTTON] = 1
         gripper = GripperCommand(command=float(command.gripper))
         gripper.header.stamp = stamp
         for topic, message in (
