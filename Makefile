@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 help:
 	@echo "make setup             .venv, packages and colcon build; quick when nothing changed (PYTHON=python3.12, VERBOSE=1)"
+	@echo "make setup EXTRA=lerobot   also what reads and writes LeRobot data sets"
 	@echo "make test              all tests, lint and types (PACKAGE=diwa_sim: of one package)"
 	@echo "make lint              ruff and mypy only"
 	@echo "make format            rewrites the code as make lint wants it"
@@ -14,7 +15,7 @@ help:
 	@echo "source env.sh          prepares a shell for ros2, diwa and python"
 
 setup:
-	@PYTHON='$(PYTHON)' scripts/setup.sh
+	@PYTHON='$(PYTHON)' EXTRA='$(EXTRA)' scripts/setup.sh
 
 test: setup
 	@scripts/test.sh $(PACKAGE)

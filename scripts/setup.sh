@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv, installs what requirements/ names and builds the workspace; does only what is missing or has changed.
 #   PYTHON=python3.12   interpreter to use (default: python3.11, else another for which wheels exist)
+#   EXTRA=lerobot       also install what reads and writes LeRobot data sets
 #   DIWA_ROS=wheels     do not use a sourced ROS 2 install (see ros_choice.sh)
 #   VERBOSE=1           show the output of every phase
 set -euo pipefail
@@ -22,6 +23,7 @@ main() {
     choose_python
     make_venv
     install_packages
+    install_extra
     build_workspace
 }
 
@@ -190,6 +192,20 @@ install_packages() {
     rm -rf build install
     echo "$key" >.venv/diwa-packages
     rm .venv/diwa-installing
+}
+
+install_extra() {
+    local list=requirements/lerobot.txt key
+    case ${EXTRA:-} in
+    "") return ;;
+    lerobot) ;;
+    *) fail "there is no EXTRA=$EXTRA; known: lerobot" ;;
+    esac
+    [ "$python_version" != 3.10 ] || fail "EXTRA=lerobot needs Python 3.11 or above, as data sets do; this is $python_version"
+    key=$(hash_of "$list")
+    if [ "$(content .venv/diwa-lerobot)" = "$key" ]; then return; fi
+    phase "LeRobot data sets" pip_install --no-deps --force-reinstall -r "$list"
+    echo "$key" >.venv/diwa-lerobot
 }
 
 pip_install() {

@@ -1,8 +1,9 @@
-"""``diwa demo``: as much of the loop as is built, over ROS topics, with a film of it."""
+"""``diwa demo``: as much of the loop as is built, over ROS topics, with a film of it and a report on its data."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,39 +14,45 @@ from rich.table import Table
 
 from diwa_bringup.attempt import Report
 from diwa_bringup.domain import free_domain
-from diwa_bringup.graph import SIM, NodeSpec
+from diwa_bringup.graph import RECORD, NodeSpec
 from diwa_bringup.start import start
 from diwa_conventions.discovery import stay_on_this_machine
+from diwa_conventions.errors import UserError
 from diwa_conventions.tasks import checked_task
 
 HOW_FAR = (
-    "The loop at present: a scripted operator does a task in the playroom over ROS topics, and a film is written; "
-    "recording, learning and serving follow as their stages are built."
+    "The loop at present: a scripted operator does a task in the playroom over ROS topics, through teleop and command "
+    "guard; it is filmed and recorded; with simulated play it becomes a data set; learning and serving follow as their "
+    "stages are built."
 )
+_MARKER = ".made_by_diwa_demo"
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Let a scripted operator do a task in the playroom over ROS topics, and film it.
+    """Let a scripted operator do a task over ROS topics, film and record it, and make a data set with its report.
 
-    It runs in a ROS domain of its own that nobody else uses. Exit code 0 when the task was done and the film is there.
+    It runs in a ROS domain of its own that nobody else uses. Exit code 0 when the task was done and all is written.
     """
 
     task: str = "open-drawer"
     """Task to demonstrate."""
     seed: int = 0
     """Seed of the playroom and of the operator."""
+    play_frames: int = 2000
+    """Simulated play that is added to the recording, in frames of 7.5 Hz."""
     out: Path = Path("runs/demo")
-    """Folder for film and report."""
+    """Folder for film, bags, data set and report."""
 
     def run(self) -> int:
-        """Start, watch, stop, report."""
+        """Record, simulate, import, inspect, report."""
         checked_task(self.task)
         self.out.mkdir(parents=True, exist_ok=True)
         film, report = self._file("film.mp4"), self._file("report.json")
         for old in (film, report):
             old.unlink(missing_ok=True)
-        specs = demo_specs(self.task, self.seed, film, report)
+        loop = fresh_folder(self._file("loop"))
+        specs = demo_specs(self.task, self.seed, film, report, loop / "recorded")
         stay_on_this_machine()
         os.environ["ROS_DOMAIN_ID"] = str(free_domain())
         print(HOW_FAR, flush=True)
@@ -54,22 +61,46 @@ class Demo:
             print("diwa: the demonstration was stopped before it ended", file=sys.stderr)
             return 1
         outcome = Report.from_json(report.read_text(encoding="utf-8"))
-        Console().print(summary(outcome, film))
+        code = code or self._learn_from(loop)
+        Console().print(summary(outcome, film, loop))
         return 0 if outcome.success and film.exists() and code == 0 else 1
 
     def _file(self, name: str) -> Path:
         return (self.out / name).resolve()
 
+    def _learn_from(self, loop: Path) -> int:
+        """Add simulated play to the recording, import both, look at the data."""
+        from diwa_sim.simulate import SimulatePlay
+        from diwa_worldmodel.dataset.importing import Import
+        from diwa_worldmodel.dataset.inspecting import Inspect
 
-def demo_specs(task: str, seed: int, film: Path, report: Path) -> Sequence[NodeSpec]:
-    """The sim graph with one demonstration and a film, and the watcher, whose end stops everything."""
-    words = [f"task:={task}", f"seed:={seed}", "operator:=demonstration", "episodes:=1", f"film:={film}"]
-    nodes = [replace(spec, on_exit="ignore") if spec.name == "operator" else spec for spec in SIM.specs(words)]
+        data = loop / "data"
+        return (
+            SimulatePlay(out=loop / "play", frames=self.play_frames, seed=self.seed).run()
+            or Import(sources=(loop / "recorded", loop / "play"), out=data).run()
+            or Inspect(path=data).run()
+        )
+
+
+def fresh_folder(folder: Path) -> Path:
+    """An empty folder; what an earlier demonstration left in it goes. UserError if it is somebody else's."""
+    if folder.exists() and not (folder / _MARKER).exists():
+        raise UserError(f"{folder} was not made by diwa demo, so it stays; choose another --out")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / _MARKER).touch()
+    return folder
+
+
+def demo_specs(task: str, seed: int, film: Path, report: Path, bag: Path) -> Sequence[NodeSpec]:
+    """The record graph with one demonstration and a film, and the watcher, whose end stops everything."""
+    words = [f"task:={task}", f"seed:={seed}", "episodes:=1", f"film:={film}", f"bag:={bag}"]
+    nodes = [replace(spec, on_exit="ignore") if spec.name == "operator" else spec for spec in RECORD.specs(words)]
     parameters = {"task": task, "report": str(report)}
     return [*nodes, NodeSpec("diwa_bringup", "task_watcher", "task_watcher", nodes[0].namespace, parameters)]
 
 
-def summary(report: Report, film: Path) -> Table:
+def summary(report: Report, film: Path, loop: Path) -> Table:
     """What the demonstration came to."""
     table = Table(show_header=False)
     table.add_row("task", report.task)
@@ -77,4 +108,10 @@ def summary(report: Report, film: Path) -> Table:
     for images in report.images:
         table.add_row(images.topic, f"{images.received} images, {images.rate_hz:.1f} Hz")
     table.add_row("film", str(film) if film.exists() else "none")
+    for name, path in (("bag", loop / "recorded"), ("data set", loop / "data"), ("quality", _quality_page(loop))):
+        table.add_row(name, str(path) if path.exists() else "none")
     return table
+
+
+def _quality_page(loop: Path) -> Path:
+    return loop / "data" / "quality" / "report.html"

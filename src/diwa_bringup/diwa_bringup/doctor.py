@@ -121,6 +121,11 @@ def check_video() -> Finding:
     return Finding("video", probe.state, probe.text, _SETUP)
 
 
+def check_data_sets() -> Finding:
+    probe = run_probe("data_sets")
+    return Finding("bags and data sets", probe.state, probe.text, _SETUP)
+
+
 def check_gpu() -> Finding:
     probe = run_probe("gpu")
     return Finding("GPU", probe.state, probe.text, _SETUP if probe.state == "no library" else _GPU, required=False)
@@ -214,6 +219,7 @@ CHECKS: Mapping[str, Check] = {
     "build tools": check_build,
     "rendering": check_rendering,
     "video": check_video,
+    "bags and data sets": check_data_sets,
     "disk": check_disk,
     "cores": check_cores,
     "memory": check_memory,

@@ -86,6 +86,8 @@ class NodeSpec:
     remappings: tuple[tuple[str, str], ...] = ()
     on_exit: OnExit = "shutdown"
     """What follows its end with code 0: everything stops, or nothing happens. A crash always stops all."""
+    parameter_files: tuple[str, ...] = ()
+    """YAML files of ROS parameters, stronger than ``parameters``."""
 
     @property
     def full_name(self) -> str:
@@ -108,7 +110,7 @@ class Graph:
         for name in given:
             if name not in known:
                 raise unknown(f"argument of '{self.name}':", name, known)
-        return {name: known[name].parse(given[name]) if name in given else known[name].default for name in known}
+        return {name: known[name].parse(given.get(name, known[name].default_text)) for name in known}
 
     def specs(self, words: Iterable[str]) -> list[NodeSpec]:
         """The nodes to start for the words ``name:=value`` of a command line."""
@@ -161,46 +163,146 @@ _PARSERS: Mapping[Kind, Callable[[str], Value]] = {
     "ROS name": _ros_name,
 }
 
-_NAMESPACE_ARGUMENT = Argument("namespace", NAMESPACE, "namespace of all nodes and topics", "ROS name")
+_SCRIPTED = ("none", "play", "demonstration")
+_ROBOTS = ("sim", "none")
+_OPERATORS = ("scripted", "gamepad", "keyboard", "none")
+_COMPRESSIONS = ("none", "lz4", "zstd")
 
-_SIM_ARGUMENTS = (
-    _NAMESPACE_ARGUMENT,
-    Argument(
-        "task", "", "task whose starting states are drawn and whose success is judged; empty: any", choices=("", *TASKS)
-    ),
+_NAMESPACE = Argument("namespace", NAMESPACE, "namespace of all nodes and topics", "ROS name")
+_PARAMETERS = Argument(
+    "parameters",
+    "",
+    "YAML file of ROS parameters for any of the nodes; stronger than the defaults",
+    "path",
+    suffix=".yaml",
+)
+_CLOCK = Argument("clock", False, "publish the playroom's time on /clock and let the other nodes use it", "boolean")
+_FILM = Argument("film", "", "MP4 file of both cameras; empty: none", "path", suffix=".mp4")
+_SCENE = (
     Argument("seed", 0, "seed of the playroom and of the operator", "integer", minimum=0, maximum=2**31 - 1),
     Argument("look", "clear", "how hard the scene is to see", choices=("clear", "hard")),
     Argument("image_size", CAMERA_SIZE_PX, "width and height of both images [px]", "integer", minimum=8, maximum=640),
-    Argument("operator", "none", "scripted operator", choices=("none", "play", "demonstration")),
-    Argument("skill", 1.0, "skill of the operator, 0 sloppy to 1 clean", "number", minimum=0.0, maximum=1.0),
+)
+_SKILL = Argument("skill", 1.0, "skill of the operator, 0 sloppy to 1 clean", "number", minimum=0.0, maximum=1.0)
+
+_SIM_ARGUMENTS = (
+    _NAMESPACE,
+    Argument(
+        "task", "", "task whose starting states are drawn and whose success is judged; empty: any", choices=("", *TASKS)
+    ),
+    *_SCENE,
+    Argument("operator", "none", "scripted operator, with teleop and command guard", choices=_SCRIPTED),
+    _SKILL,
     Argument("episodes", 0, "episodes that the operator does before it ends; 0: endless", "integer", minimum=0),
-    Argument("clock", False, "publish the playroom's time on /clock and let the other nodes use it", "boolean"),
-    Argument("film", "", "MP4 file of both cameras; empty: none", "path", suffix=".mp4"),
+    _CLOCK,
+    _FILM,
+    _PARAMETERS,
 )
 
 
+@dataclass(frozen=True)
+class _Nodes:
+    """Makes the specs of one graph: what they have in common is said once."""
+
+    arguments: Mapping[str, Value]
+
+    def spec(
+        self, package: str, executable: str, parameters: Mapping[str, Value], on_exit: OnExit = "shutdown"
+    ) -> NodeSpec:
+        namespace = "/" + str(self.arguments["namespace"]).strip("/")
+        files = (str(self.arguments["parameters"]),) if self.arguments["parameters"] else ()
+        return NodeSpec(package, executable, executable, namespace, parameters, on_exit=on_exit, parameter_files=files)
+
+    def follower(self, package: str, executable: str, parameters: Mapping[str, Value] | None = None) -> NodeSpec:
+        """A node that uses the playroom's clock if there is one."""
+        return self.spec(package, executable, {"use_sim_time": self.arguments["clock"], **(parameters or {})})
+
+    def playroom(self) -> NodeSpec:
+        names = ("task", "seed", "look", "image_size")
+        parameters = {name: self.arguments[name] for name in names} | {"publish_clock": self.arguments["clock"]}
+        return self.spec("diwa_sim", "playroom", parameters)
+
+    def scripted_operator(self, mode: str) -> NodeSpec:
+        given = {name: self.arguments[name] for name in ("task", "skill", "seed", "episodes")}
+        return self.follower("diwa_sim", "operator", {"mode": mode, **{k: v for k, v in given.items() if v != ""}})
+
+    def gate(self, teleop: Mapping[str, Value] | None = None) -> list[NodeSpec]:
+        """From an operator to the arm: teleop, and the one gate."""
+        return [self.follower("diwa_teleop", "teleop", teleop), self.follower("diwa_robot", "command_guard")]
+
+    def film(self) -> list[NodeSpec]:
+        path = self.arguments["film"]
+        return [self.follower("diwa_bringup", "film_recorder", {"path": path})] if path else []
+
+
 def sim_nodes(arguments: Mapping[str, Value]) -> list[NodeSpec]:
-    """The playroom, and on request a scripted operator and the film recorder."""
-    namespace = "/" + str(arguments["namespace"]).strip("/")
-    others: dict[str, Value] = {"use_sim_time": arguments["clock"]}
-    playroom = {name: arguments[name] for name in ("task", "seed", "look", "image_size")}
-    nodes = [NodeSpec("diwa_sim", "playroom", "playroom", namespace, {**playroom, "publish_clock": arguments["clock"]})]
+    """The playroom; on request a scripted operator with teleop and command guard, and the film recorder."""
+    nodes = _Nodes(arguments)
+    specs = [nodes.playroom()]
     if arguments["operator"] != "none":
-        nodes.append(NodeSpec("diwa_sim", "operator", "operator", namespace, {**others, **_operator(arguments)}))
-    if arguments["film"]:
-        film: dict[str, Value] = {**others, "path": arguments["film"]}
-        nodes.append(NodeSpec("diwa_bringup", "film_recorder", "film_recorder", namespace, film))
-    return nodes
+        _check_task(arguments, str(arguments["operator"]) == "demonstration", "operator:=demonstration")
+        specs += [nodes.scripted_operator(str(arguments["operator"])), *nodes.gate()]
+    return [*specs, *nodes.film()]
 
 
-def _operator(arguments: Mapping[str, Value]) -> dict[str, Value]:
-    """The operator's parameters. It moves the arm itself (``direct``): the graph has no teleop and no guard."""
-    if arguments["operator"] == "demonstration" and not arguments["task"]:
-        raise UserError(f"operator:=demonstration needs a task: task:=NAME with NAME one of {', '.join(TASKS)}")
-    parameters = {name: arguments[name] for name in ("task", "skill", "seed", "episodes") if arguments[name] != ""}
-    return {"mode": arguments["operator"], "direct": True, **parameters}
+def _check_task(arguments: Mapping[str, Value], needed: bool, by: str) -> None:
+    if needed and not arguments["task"]:
+        raise UserError(f"{by} needs a task: task:=NAME with NAME one of {', '.join(TASKS)}")
+
+
+_RECORD_ARGUMENTS = (
+    _NAMESPACE,
+    Argument(
+        "robot",
+        "sim",
+        "sim: the playroom; none: arm and cameras are started by others, with the same topics",
+        choices=_ROBOTS,
+    ),
+    Argument(
+        "operator",
+        "scripted",
+        "who moves the arm; keyboard and none: start that node yourself, in a terminal of its own",
+        choices=_OPERATORS,
+    ),
+    Argument("bag", "", "folder of the bag; empty: a new one, named after date and time, in folder", "path"),
+    Argument("folder", "bags", "where new bags go", "path"),
+    Argument("duration_s", 0.0, "recording ends after so many seconds; 0: at Ctrl-C", "number", minimum=0.0),
+    Argument(
+        "compression",
+        "none",
+        "of the bag's chunks; zstd halves the size and needs most of a core",
+        choices=_COMPRESSIONS,
+    ),
+    Argument("split_bytes", 0, "a new file of the bag begins at this size; 0: never", "integer", minimum=0),
+    Argument("split_s", 0.0, "a new file of the bag begins after so many seconds; 0: never", "number", minimum=0.0),
+    Argument("mark", "", "skill that the success and failure buttons of the controller mark"),
+    Argument("task", "", "scripted operator: what it demonstrates; empty: it plays", choices=("", *TASKS)),
+    _SKILL,
+    Argument("episodes", 0, "demonstrations before all ends; 0: endless", "integer", minimum=0),
+    *_SCENE,
+    _CLOCK,
+    _FILM,
+    _PARAMETERS,
+)
+
+
+def record_nodes(arguments: Mapping[str, Value]) -> list[NodeSpec]:
+    """Operator, teleop, command guard, arm and cameras, recorder."""
+    nodes, operator = _Nodes(arguments), arguments["operator"]
+    if operator == "scripted" and arguments["robot"] != "sim":
+        raise UserError("operator:=scripted sees the playroom's true state and needs robot:=sim; try operator:=gamepad")
+    names = ("bag", "folder", "duration_s", "compression", "split_bytes", "split_s")
+    specs = [nodes.playroom()] if arguments["robot"] == "sim" else []
+    if operator == "scripted":
+        specs.append(nodes.scripted_operator("demonstration" if arguments["task"] else "play"))
+    if operator == "gamepad":
+        specs += [nodes.follower("joy", "joy_node"), nodes.follower("diwa_teleop", "gamepad")]
+    specs += nodes.gate({"skill": arguments["mark"]})
+    recorder = {name: arguments[name] for name in names} | {"autostart": True}
+    return [*specs, nodes.follower("diwa_teleop", "recorder", recorder), *nodes.film()]
 
 
 SIM = Graph("sim", "simulated arm and cameras, with a scripted operator on request", _SIM_ARGUMENTS, sim_nodes)
+RECORD = Graph("record", "teleoperated play from cameras and robot into a bag", _RECORD_ARGUMENTS, record_nodes)
 
-GRAPHS: Mapping[str, Graph] = {graph.name: graph for graph in (SIM,)}
+GRAPHS: Mapping[str, Graph] = {graph.name: graph for graph in (SIM, RECORD)}

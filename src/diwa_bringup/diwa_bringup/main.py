@@ -82,6 +82,27 @@ def _help(about: str, verbs: Mapping[str, Verb], prog: str) -> str:
 
 _GRAPH_VERBS = {graph.name: Verb(graph.about, partial(_run_graph, graph)) for graph in GRAPHS.values()}
 
+_GUARD_VERBS = {
+    name: Verb(about, partial(_run_stage, f"diwa_bringup.guard_command:{stage}"))
+    for name, stage, about in (
+        ("status", "GuardStatus", "say what the command guard does and why"),
+        ("arm", "GuardArm", "let one source move the arm"),
+        ("disarm", "GuardDisarm", "hold the arm and obey nobody"),
+        ("recover", "GuardRecover", "clear a latched fault; arming is a second step"),
+    )
+}
+
+_BAG_VERBS = {
+    "info": Verb("say what is in a bag", partial(_run_stage, "diwa_bringup.bag:BagInfo")),
+    "repair": Verb("make a bag readable that was cut off", partial(_run_stage, "diwa_bringup.bag:BagRepair")),
+}
+
+_SIMULATE_VERBS = {
+    "play": Verb("task-agnostic play with near misses", partial(_run_stage, "diwa_sim.simulate:SimulatePlay")),
+    "demos": Verb("demonstrations of one task", partial(_run_stage, "diwa_sim.simulate:SimulateDemos")),
+    "replay": Verb("the commands of a recorded bag", partial(_run_stage, "diwa_sim.simulate:SimulateReplay")),
+}
+
 VERBS: Mapping[str, Verb] = {
     "doctor": Verb(
         "say what this machine has and what is missing, feature by feature",
@@ -90,6 +111,32 @@ VERBS: Mapping[str, Verb] = {
     "up": Verb(
         "start a graph of nodes on this machine",
         partial(_run_verb, "Start a graph of nodes; Ctrl-C stops it.", _GRAPH_VERBS),
+    ),
+    "record": Verb("record teleoperated play into a bag", partial(_run_stage, "diwa_bringup.record:Record")),
+    "keyboard": Verb(
+        "move the arm with the keys of this terminal", partial(_run_stage, "diwa_bringup.keyboard:Keyboard")
+    ),
+    "annotate": Verb(
+        "mark success or failure of a skill in the running recording",
+        partial(_run_stage, "diwa_bringup.annotate:Annotate"),
+    ),
+    "guard": Verb(
+        "look at the command guard, arm it, disarm it", partial(_run_verb, "The command guard.", _GUARD_VERBS)
+    ),
+    "bag": Verb("look at a bag, repair it", partial(_run_verb, "Recorded bags.", _BAG_VERBS)),
+    "simulate": Verb(
+        "write bags from the playroom, faster than real time",
+        partial(_run_verb, "Bags like the recorder's, without ROS and faster than real time.", _SIMULATE_VERBS),
+    ),
+    "import": Verb(
+        "turn bags, CALVIN folders and LeRobot data sets into a data set",
+        partial(_run_stage, "diwa_worldmodel.dataset.importing:Import"),
+    ),
+    "inspect": Verb(
+        "report whether a recording is any good", partial(_run_stage, "diwa_worldmodel.dataset.inspecting:Inspect")
+    ),
+    "export": Verb(
+        "write a data set in another format", partial(_run_stage, "diwa_worldmodel.dataset.exporting:Export")
     ),
     "sim": Verb("show the playroom or film it, without ROS", partial(_run_stage, "diwa_sim.show:SimShow")),
     "demo": Verb("run as much of the loop as is built, and film it", partial(_run_stage, "diwa_bringup.demo:Demo")),

@@ -70,6 +70,17 @@ def video() -> str:
     return f"H.264 through PyAV {av.__version__}"
 
 
+def data_sets() -> str:
+    """What reads and writes bags and data sets; the message definitions are found."""
+    import mcap
+    import zarr
+
+    from diwa_conventions.bags.definitions import of_type
+
+    of_type("/probe", "diwa_msgs/msg/DeltaAction")
+    return f"mcap {mcap.__version__}, rosbags {version('rosbags')}, zarr {zarr.__version__}"
+
+
 def gpu() -> str:
     """CUDA devices that torch can use."""
     import torch
@@ -142,7 +153,8 @@ def _distribution(*names: str) -> str:
 
 
 PROBES: Mapping[str, Callable[[], str]] = {
-    probe.__name__: probe for probe in (ros, messages, rendering, video, gpu, realsense, kinect, vive, franka)
+    probe.__name__: probe
+    for probe in (ros, messages, rendering, video, data_sets, gpu, realsense, kinect, vive, franka)
 }
 
 

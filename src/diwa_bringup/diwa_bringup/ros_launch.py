@@ -60,7 +60,7 @@ def _node(spec: NodeSpec) -> Node:
         executable=spec.executable,
         name=spec.name,
         namespace=spec.namespace,
-        parameters=[parameters],
+        parameters=[parameters, *spec.parameter_files],
         remappings=list(spec.remappings),
         output="screen",
         additional_env={"PYTHONUNBUFFERED": "1"},

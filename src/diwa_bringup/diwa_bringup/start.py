@@ -30,7 +30,20 @@ def node_command(spec: NodeSpec, folder: Path) -> Command:
         path = folder / f"{spec.full_name.strip('/').replace('/', '.')}.yaml"
         path.write_text(yaml.safe_dump({spec.full_name: {"ros__parameters": dict(spec.parameters)}}), encoding="utf-8")
         words += ["--params-file", str(path)]
+    for file in spec.parameter_files:
+        _check_readable(file)
+        words += ["--params-file", file]
     return Command(spec.name, tuple(words), spec.on_exit)
+
+
+def _check_readable(file: str) -> None:
+    """UserError for a parameter file that rclpy would refuse with a traceback."""
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"parameter file {file} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or not all("ros__parameters" in str(part) for part in content.values()):
+        raise UserError(f"parameter file {file} is not one; expected NODE: {{ros__parameters: {{NAME: VALUE}}}}")
 
 
 def executable(spec: NodeSpec) -> Path:
@@ -40,9 +53,11 @@ def executable(spec: NodeSpec) -> Path:
     try:
         path = Path(get_package_prefix(spec.package), "lib", spec.package, spec.executable)
     except PackageNotFoundError:
+        mend = "make setup && source env.sh"
+        if not spec.package.startswith("diwa_"):
+            mend = f"sudo apt-get install ros-{os.environ.get('ROS_DISTRO', 'kilted')}-{spec.package.replace('_', '-')}"
         raise UserError(
-            f"node '{spec.name}' needs package '{spec.package}', which is not built or not sourced; "
-            "run: make setup && source env.sh"
+            f"node '{spec.name}' needs package '{spec.package}', which is not built or not sourced; run: {mend}"
         ) from None
     if not os.access(path, os.X_OK):
         raise UserError(f"node '{spec.name}' needs {path}, which is not built; run: make setup")

@@ -16,6 +16,7 @@ LIBRARIES = {
     "messages": ("diwa_msgs",),
     "rendering": ("mujoco",),
     "video": ("av",),
+    "data_sets": ("mcap", "zarr"),
     "gpu": ("torch",),
     "realsense": ("pyrealsense2",),
     "kinect": ("pyk4a",),
@@ -184,7 +185,7 @@ def test_apt_line_without_a_workspace_says_where_to_look(monkeypatch, tmp_path):
     assert doctor.apt_line("rendering") == "the packages of line 'rendering' in requirements/apt.txt"
 
 
-@pytest.mark.parametrize("check", [doctor.check_ros, doctor.check_messages, doctor.check_video])
+@pytest.mark.parametrize("check", [doctor.check_ros, doctor.check_messages, doctor.check_video, doctor.check_data_sets])
 def test_required_features_are_mended_by_setup(monkeypatch, check):
     answers(monkeypatch, Probe("no library", "No module named 'x'"))
     finding = check()

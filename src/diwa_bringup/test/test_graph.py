@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from diwa_bringup.graph import GRAPHS, SIM, Argument, Graph, NodeSpec, split_words
+from diwa_bringup.graph import GRAPHS, RECORD, SIM, Argument, Graph, NodeSpec, split_words
 from diwa_conventions.errors import UserError
 from diwa_conventions.tasks import TASKS
 
@@ -34,9 +34,11 @@ def test_sim_alone_is_the_playroom():
 def test_namespace_moves_every_node():
     specs = nodes("namespace:=/lab/one", "operator:=play", "film:=a.mp4")
     assert sorted(spec.full_name for spec in specs.values()) == [
+        "/lab/one/command_guard",
         "/lab/one/film_recorder",
         "/lab/one/operator",
         "/lab/one/playroom",
+        "/lab/one/teleop",
     ]
 
 
@@ -48,7 +50,6 @@ def test_demonstration_passes_task_skill_and_seed_to_the_operator():
         "skill": 0.5,
         "seed": 7,
         "episodes": 3,
-        "direct": True,
         "use_sim_time": False,
     }
 
@@ -68,7 +69,8 @@ def test_clock_makes_all_but_the_playroom_use_it():
     assert specs["playroom"].parameters["publish_clock"] is True
     assert "use_sim_time" not in specs["playroom"].parameters
     assert specs["operator"].parameters["use_sim_time"] is True
-    assert specs["film_recorder"].parameters["use_sim_time"] is True
+    for name in ("film_recorder", "teleop", "command_guard"):
+        assert specs[name].parameters["use_sim_time"] is True
 
 
 def test_film_path_becomes_absolute():
@@ -120,7 +122,8 @@ def test_every_default_is_a_value_that_its_argument_accepts():
     for graph in GRAPHS.values():
         for argument in graph.arguments:
             value = argument.parse(argument.default_text)
-            assert value == argument.default and type(value) is type(argument.default), argument.name
+            expected = os.path.abspath(argument.default) if value and argument.kind == "path" else argument.default
+            assert value == expected and type(value) is type(argument.default), argument.name
 
 
 def test_every_graph_starts_with_its_defaults_and_unique_names():
@@ -140,3 +143,58 @@ def test_a_new_graph_is_one_argument_list_and_one_function():
 def test_film_that_is_no_mp4_is_refused_before_anything_starts():
     with pytest.raises(UserError, match="argument 'film' is 'a.avi'; expected a path that ends in .mp4"):
         SIM.specs(["film:=a.avi"])
+
+
+def recording(*words: str) -> dict[str, NodeSpec]:
+    return {spec.name: spec for spec in RECORD.specs(words)}
+
+
+def test_no_graph_with_an_operator_goes_without_the_command_guard():
+    for words in (["operator:=play"], ["operator:=demonstration", "task:=turn-on-LED"]):
+        assert {"operator", "teleop", "command_guard"} <= set(nodes(*words))
+    for operator in ("scripted", "gamepad", "keyboard", "none"):
+        robot = "sim" if operator == "scripted" else "none"
+        assert {"teleop", "command_guard"} <= set(recording(f"operator:={operator}", f"robot:={robot}"))
+
+
+def test_record_by_default_is_scripted_play_in_the_playroom_into_a_new_bag():
+    specs = recording()
+    assert sorted(specs) == ["command_guard", "operator", "playroom", "recorder", "teleop"]
+    assert specs["operator"].parameters["mode"] == "play"
+    recorder = specs["recorder"].parameters
+    assert recorder["autostart"] is True and recorder["bag"] == "" and recorder["folder"] == os.path.abspath("bags")
+
+
+def test_record_of_a_task_is_demonstrations_of_it():
+    specs = recording("task:=turn-on-LED", "episodes:=3", "skill:=0.4")
+    operator = specs["operator"].parameters
+    assert (operator["mode"], operator["task"], operator["episodes"], operator["skill"]) == (
+        "demonstration",
+        "turn-on-LED",
+        3,
+        0.4,
+    )
+    assert specs["playroom"].parameters["task"] == "turn-on-LED"
+
+
+def test_without_the_playroom_arm_and_cameras_are_left_to_others():
+    assert sorted(recording("robot:=none", "operator:=none")) == ["command_guard", "recorder", "teleop"]
+
+
+def test_gamepad_starts_the_joystick_driver_too():
+    specs = recording("robot:=none", "operator:=gamepad")
+    assert (specs["joy_node"].package, specs["gamepad"].package) == ("joy", "diwa_teleop")
+
+
+def test_scripted_operator_needs_the_playroom():
+    with pytest.raises(UserError, match="needs robot:=sim"):
+        RECORD.specs(["robot:=none"])
+
+
+def test_marked_skill_goes_to_teleop():
+    assert recording("mark:=open-drawer")["teleop"].parameters["skill"] == "open-drawer"
+
+
+def test_parameter_file_goes_to_every_node():
+    specs = recording("parameters:=lab.yaml")
+    assert {spec.parameter_files for spec in specs.values()} == {(os.path.abspath("lab.yaml"),)}

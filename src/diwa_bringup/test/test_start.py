@@ -60,3 +60,27 @@ def test_executable_that_is_not_built_is_one_line_with_its_path():
 
 def test_built_executable_is_found():
     assert executable(NodeSpec("diwa_bringup", "film_recorder", "n", "/diwa")).name == "film_recorder"
+
+
+def test_parameter_files_come_after_the_parameters_of_the_graph(program: Path, tmp_path: Path):
+    lab = tmp_path / "lab.yaml"
+    lab.write_text("/**: {ros__parameters: {rate: 100.0}}")
+    spec = NodeSpec("p", "e", "camera", "/diwa", {"rate": 30.0}, parameter_files=(str(lab),))
+    words = node_command(spec, tmp_path).words
+    assert words[-2:] == ("--params-file", str(lab)) and words.count("--params-file") == 2
+
+
+@pytest.mark.parametrize("content", [None, "a: [", "- a", "a: 3", ""])
+def test_parameter_file_that_is_none_is_refused_by_name(program: Path, tmp_path: Path, content: str | None):
+    lab = tmp_path / "lab.yaml"
+    if content is not None:
+        lab.write_text(content)
+    with pytest.raises(UserError, match="parameter file .*lab.yaml") as error:
+        node_command(NodeSpec("p", "e", "camera", "/diwa", parameter_files=(str(lab),)), tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_foreign_package_is_asked_for_by_its_debian_name(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    with pytest.raises(UserError, match="sudo apt-get install ros-jazzy-joy-none"):
+        executable(NodeSpec("joy_none", "joy_node", "joy_node", "/diwa"))

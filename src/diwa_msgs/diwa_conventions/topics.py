@@ -34,6 +34,7 @@ class Topic:
     reliable: bool
     depth: int
     rate_hz: float
+    """0: on event."""
     about: str
     """Frame and units."""
 
@@ -78,7 +79,24 @@ OPERATOR_POSE = Topic(
 )
 OPERATOR_JOY = Topic(
     "operator/joy", "sensor_msgs/msg/Joy", True, 5, RECORD_RATE_HZ,
-    "axes[0] trigger 0..1 (1 closes the gripper); buttons[0] clutch (1 engaged)",
+    "axes[0] trigger 0..1 (1 closes the gripper); buttons: 0 clutch (held), 1 arm, 2 disarm, 3 success, 4 failure",
+)
+ACTION = Topic(
+    "action", "diwa_msgs/msg/DeltaAction", True, 5, RECORD_RATE_HZ,
+    f"what teleop (30 Hz) or policy (7.5 Hz) ask of the command guard; [-1, 1] in {BASE_FRAME}",
+)
+EXECUTED_ACTION = Topic(
+    "executed_action", "diwa_msgs/msg/DeltaAction", True, 5, RECORD_RATE_HZ,
+    f"how far the guard moved target_pose in the last 1/30 s; [-1, 1] in {BASE_FRAME}",
+)
+GUARD_STATE = Topic(
+    "guard_state", "diwa_msgs/msg/GuardState", True, 5, RECORD_RATE_HZ, "state, reason, target and counts of the guard",
+)
+RECORDER_STATE = Topic(
+    "recorder_state", "diwa_msgs/msg/RecorderState", True, 5, 1.0, "state, disk and per-topic counts of the recorder",
+)
+ANNOTATION = Topic(
+    "annotation", "diwa_msgs/msg/Annotation", True, 5, 0.0, "success or failure of a skill, marked by the recorder",
 )
 DIAGNOSTICS = Topic(
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", True, 5, 1.0, "health of every node",
@@ -86,15 +104,27 @@ DIAGNOSTICS = Topic(
 
 TOPICS = (
     TARGET_POSE, GRIPPER_COMMAND, CURRENT_POSE, JOINT_STATES, STATIC_IMAGE, STATIC_INFO, GRIPPER_IMAGE, GRIPPER_INFO,
-    SCENE_STATE, OPERATOR_POSE, OPERATOR_JOY, DIAGNOSTICS,
+    SCENE_STATE, OPERATOR_POSE, OPERATOR_JOY, ACTION, EXECUTED_ACTION, GUARD_STATE, RECORDER_STATE, ANNOTATION,
+    DIAGNOSTICS,
 )
 # fmt: on
 
 RESET_SERVICE = "reset"
 """``diwa_msgs/srv/ResetPlayroom`` of the playroom node."""
+ARM_SERVICE, DISARM_SERVICE, RECOVER_SERVICE = "arm", "disarm", "recover"
+"""``diwa_msgs/srv/Arm``, ``Disarm`` and ``Recover`` of the command guard."""
+START_RECORDING_SERVICE, STOP_RECORDING_SERVICE = "start_recording", "stop_recording"
+ANNOTATE_SERVICE = "annotate"
+"""``diwa_msgs/srv/StartRecording``, ``StopRecording`` and ``Annotate`` of the recorder."""
+
+TELEOP_SOURCE, POLICY_SOURCE = "teleop", "policy"
+"""``DeltaAction.source`` of the two that may move the arm."""
 
 JOY_TRIGGER_AXIS = 0
 JOY_CLUTCH_BUTTON = 0
+JOY_ARM_BUTTON, JOY_DISARM_BUTTON = 1, 2
+JOY_SUCCESS_BUTTON, JOY_FAILURE_BUTTON = 3, 4
+JOY_BUTTONS = 5
 
 
 def markdown_table() -> str:
@@ -102,8 +132,12 @@ def markdown_table() -> str:
     lines = ["| topic | type | quality of service | rate | frame and units |", "|---|---|---|---|---|"]
     for topic in TOPICS:
         service = f"{'reliable' if topic.reliable else 'best effort'}, {topic.depth}"
-        lines.append(f"| `{topic.name}` | {topic.type} | {service} | {topic.rate_hz:g} Hz | {topic.about} |")
+        lines.append(f"| `{topic.name}` | {topic.type} | {service} | {_rate(topic)} | {topic.about} |")
     return "\n".join(lines)
+
+
+def _rate(topic: Topic) -> str:
+    return f"{topic.rate_hz:g} Hz" if topic.rate_hz else "on event"
 
 
 if __name__ == "__main__":

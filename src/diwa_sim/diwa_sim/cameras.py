@@ -8,17 +8,14 @@ import subprocess
 import sys
 from functools import cache
 
-import cv2
 import mujoco
 import numpy as np
-import numpy.typing as npt
 
 from diwa_conventions.actions import FloatArray
 from diwa_conventions.errors import UserError
+from diwa_conventions.images import ImageArray
 from diwa_sim.playroom import Playroom
 from diwa_sim.scene import GRIPPER_CAMERA, STATIC_CAMERA
-
-ImageArray = npt.NDArray[np.uint8]
 
 CAMERAS = {"static": STATIC_CAMERA, "gripper": GRIPPER_CAMERA}
 """Observation key -> camera in the model."""
@@ -128,10 +125,3 @@ class _Canvas:
         self._gl.make_current()
         self._context.free()
         self._gl.free()
-
-
-def area_resize(image: ImageArray, size_px: int) -> ImageArray:
-    """The image shrunk to (size, size, 3) by area averaging (method.md 19); itself if it has that size."""
-    if image.shape[:2] == (size_px, size_px):
-        return image
-    return np.asarray(cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA), dtype=np.uint8)

@@ -26,9 +26,10 @@ from diwa_conventions.actions import (
     rotation_6d,
 )
 from diwa_conventions.errors import UserError
+from diwa_conventions.images import ImageArray, area_resize
 from diwa_conventions.tasks import EPISODE_FRAMES, checked_task
 from diwa_conventions.topics import CAMERA_SIZE_PX
-from diwa_sim.cameras import CAMERAS, Cameras, ImageArray, area_resize
+from diwa_sim.cameras import CAMERAS, Cameras
 from diwa_sim.playroom import MAX_LEAD_M, MAX_LEAD_RAD, Playroom
 from diwa_sim.scene import Look
 from diwa_sim.tasks import SCENE_STATE_DIM, SceneState, StartState, draw_start, is_done, tasks_done
@@ -132,6 +133,7 @@ class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self._cameras = Cameras(self.playroom, self.config.camera_size_px)
         self.after_frame: Callable[[], None] = lambda: None
         """Called after every 30 Hz frame of a step, by whoever films or watches."""
+        self.after_reset: Callable[[], None] = lambda: None
         self._task = self.config.task
         self._target: Pose | None = None
         self._start: SceneState = self.playroom.scene_state()
@@ -166,6 +168,7 @@ class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self._target = self.playroom.tool_pose()
         self._start = self.playroom.scene_state()
         self._steps = 0
+        self.after_reset()
         return self._observe(self._start), self._info(self._start, np.zeros(ACTION_DIM))
 
     def step(self, action: npt.ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -192,6 +195,14 @@ class PlayroomEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         if self.render_mode is None:
             return None
         return np.hstack([self._cameras.render("static"), self._cameras.render("gripper")])
+
+    def image(self, camera: str) -> ImageArray:
+        """What camera ``static`` or ``gripper`` sees now, as it delivers it: (S, S, 3) uint8."""
+        return self._cameras.render(camera)
+
+    def intrinsics(self, camera: str) -> FloatArray:
+        """Pinhole matrix K (3, 3) [px] of the images of camera ``static`` or ``gripper``."""
+        return self._cameras.intrinsics(camera)
 
     def scene_state(self) -> SceneState:
         return self.playroom.scene_state()

@@ -8,12 +8,13 @@ generators at the end of the module turn that into 7-DoF actions for the Gymnasi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from diwa_conventions.actions import (
+    ACTION_DIM,
     FRAMES_PER_STEP,
     GRIPPER_CLOSE,
     GRIPPER_OPEN,
@@ -277,6 +278,10 @@ class Step:
     """After the action: the oracle of ``task`` holds since the attempt began."""
     attempt: int = 0
     """Counts the attempts of a stretch of play."""
+    hand: tuple[Command, ...] = ()
+    """What the operator's hand did in the step's 30 Hz frames."""
+    asked: FloatArray = field(default_factory=lambda: np.zeros(ACTION_DIM))
+    """(7,) the action that the hand asked for."""
 
 
 def play(env: PlayroomEnv, seed: int) -> Iterator[Step]:
@@ -285,20 +290,14 @@ def play(env: PlayroomEnv, seed: int) -> Iterator[Step]:
     rng = np.random.default_rng(seed)
     player = Player(env.playroom.tool_pose(), rng)
     while True:
-        command = _four_frames(player, env)
+        tool, scene = env.playroom.tool_pose(), env.scene_state()
+        hand = tuple(player.move(tool, scene) for _ in range(FRAMES_PER_STEP))
         attempt = player.attempt
         assert attempt is not None
-        seen = observation
-        observation, *_, info = env.step(action_towards(command, env.target, env.config.scale))
+        seen, asked = observation, action_towards(hand[-1], env.target, env.config.scale)
+        observation, *_, info = env.step(asked)
         done = bool(attempt.task) and is_done(attempt.task, attempt.before, env.scene_state())
-        yield Step(seen, info["executed_action"], attempt.task, done, attempt.number)
-
-
-def _four_frames(player: Player, env: PlayroomEnv) -> Command:
-    tool, scene = env.playroom.tool_pose(), env.scene_state()
-    for _ in range(FRAMES_PER_STEP):
-        command = player.move(tool, scene)
-    return command
+        yield Step(seen, info["executed_action"], attempt.task, done, attempt.number, hand, asked)
 
 
 def demonstrate(env: PlayroomEnv, task: str, skill: float, seed: int) -> Iterator[Step]:
@@ -311,9 +310,8 @@ def demonstrate(env: PlayroomEnv, task: str, skill: float, seed: int) -> Iterato
     ended = False
     while not ended:
         tool = env.playroom.tool_pose()
-        for _ in range(FRAMES_PER_STEP):
-            command = demonstrator.move(tool)
-        seen = observation
-        observation, _, terminated, truncated, info = env.step(action_towards(command, env.target, env.config.scale))
+        hand = tuple(demonstrator.move(tool) for _ in range(FRAMES_PER_STEP))
+        seen, asked = observation, action_towards(hand[-1], env.target, env.config.scale)
+        observation, _, terminated, truncated, info = env.step(asked)
         ended = terminated or truncated or demonstrator.finished
-        yield Step(seen, info["executed_action"], task, bool(info["success"]))
+        yield Step(seen, info["executed_action"], task, bool(info["success"]), hand=hand, asked=asked)

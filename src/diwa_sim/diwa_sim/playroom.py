@@ -118,6 +118,23 @@ class Playroom:
         self.advance(home, GRIPPER_OPEN, _SETTLE_TICKS)
         self.data.time = 0.0
 
+    def restore(self, joints: JointState, scene: SceneState) -> None:
+        """Put arm and scene into a recorded state. The joint commands, which nobody records, are those of an arm at
+        rest: exact where it was, else its lag is made up for within the next frames.
+        """
+        mujoco.mj_resetData(self.model, self.data)
+        qpos = self.data.qpos
+        for name in self._scene_qpos:
+            qpos[self._scene_qpos[name]] = getattr(scene, f"{name}_m")
+        qpos[self._cube : self._cube + 3] = scene.cube.position
+        mujoco.mju_mat2Quat(qpos[self._cube + 3 : self._cube + 7], scene.cube.rotation.reshape(-1))
+        qpos[self._qpos] = joints.position
+        self.data.qvel[self._dof] = joints.velocity
+        self._joint_command = np.array(joints.position[:ARM_DOF])
+        self._pressed, self.led, self.lightbulb = scene.button_m > _BUTTON_PRESSED_M, scene.led, scene.lightbulb
+        mujoco.mj_forward(self.model, self.data)
+        self._show_lights()
+
     def advance(self, target: Pose, gripper: float, ticks: int = TICKS_PER_FRAME) -> None:
         """Follow the target pose for ``ticks`` of 1/120 s; ``gripper >= 0`` opens.
 

@@ -10,22 +10,27 @@ import numpy as np
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from diwa_msgs.msg import GripperCommand
-from diwa_msgs.srv import ResetPlayroom
+from diwa_msgs.msg import Annotation, GripperCommand, GuardState, SceneState
+from diwa_msgs.srv import Annotate, ResetPlayroom
 from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.parameter import Parameter
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import Joy
 
 from diwa_conventions import topics
+from diwa_conventions.bags.reader import Bag
 from diwa_conventions.qos import message_type, profile
+from diwa_sim import bulk
+from diwa_sim.bulk import Job
 
 TIMEOUT_S = 30.0
 
 
-def start(node: str, *parameters: str) -> subprocess.Popen:
+def start(node: str, *parameters: str, namespace: str = "/diwa") -> subprocess.Popen:
     """A node as a process; parameters as name:=value."""
-    command = [sys.executable, "-m", f"diwa_sim.nodes.{node}", "--ros-args", "-r", "__ns:=/diwa"]
+    command = [sys.executable, "-m", f"diwa_sim.nodes.{node}", "--ros-args", "-r", f"__ns:={namespace}"]
     for parameter in parameters:
         command += ["-p", parameter]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -45,7 +50,7 @@ class Listener:
         self.node = rclpy.create_node("listener", namespace="/diwa")
         self.seen = defaultdict(list)
         for topic in topics.TOPICS:
-            if topic not in (topics.TARGET_POSE, topics.GRIPPER_COMMAND):
+            if topic not in (topics.TARGET_POSE, topics.GRIPPER_COMMAND, topics.GUARD_STATE):
                 self.node.create_subscription(message_type(topic), topic.name, self.seen[topic].append, profile(topic))
         self.target = None
 
@@ -232,17 +237,163 @@ def test_reset_to_an_unknown_task_is_refused_with_the_known_ones(listener):
     assert "did you mean 'open-drawer'" in answer.message
 
 
-def test_the_operator_opens_the_drawer_over_topics(listener):
+class Gate:
+    """Stands in for teleop, command guard and recorder: the arm follows the operator's hand while it is armed."""
+
+    def __init__(self, listener: Listener) -> None:
+        node = listener.node
+        self.state, self.source = GuardState.DISARMED, ""
+        self.presses: list[int] = []
+        self.marks: list[Annotation] = []
+        self._buttons = [1] * topics.JOY_BUTTONS
+        self._target = node.create_publisher(PoseStamped, topics.TARGET_POSE.name, profile(topics.TARGET_POSE))
+        self._gripper = node.create_publisher(
+            GripperCommand, topics.GRIPPER_COMMAND.name, profile(topics.GRIPPER_COMMAND)
+        )
+        self._guard = node.create_publisher(GuardState, topics.GUARD_STATE.name, profile(topics.GUARD_STATE))
+        self._made = [
+            node.create_subscription(Joy, topics.OPERATOR_JOY.name, self._on_joy, 10),
+            node.create_subscription(PoseStamped, topics.OPERATOR_POSE.name, self._on_hand, 10),
+        ]
+        self._timer = node.create_timer(1.0 / 30.0, self._report)
+        self._service = node.create_service(Annotate, topics.ANNOTATE_SERVICE, self._on_mark)
+        self._node = node
+
+    def _on_joy(self, message: Joy) -> None:
+        assert len(message.buttons) == topics.JOY_BUTTONS
+        for button, (before, now) in enumerate(zip(self._buttons, message.buttons, strict=True)):
+            if now and not before:
+                self._press(button)
+        self._buttons = message.buttons
+        self._gripper.publish(GripperCommand(command=1.0 - 2.0 * message.axes[topics.JOY_TRIGGER_AXIS]))
+
+    def _press(self, button: int) -> None:
+        self.presses.append(button)
+        if button == topics.JOY_ARM_BUTTON:
+            self.state, self.source = GuardState.ARMED, topics.TELEOP_SOURCE
+        elif button == topics.JOY_DISARM_BUTTON:
+            self.state, self.source = GuardState.DISARMED, ""
+
+    def _on_hand(self, message: PoseStamped) -> None:
+        if self.state == GuardState.ARMED and self._buttons[topics.JOY_CLUTCH_BUTTON]:
+            self._target.publish(message)
+
+    def _report(self) -> None:
+        self._guard.publish(GuardState(state=self.state, armed_source=self.source, reason="as a test wants it"))
+
+    def _on_mark(self, request: Annotate.Request, response: Annotate.Response) -> Annotate.Response:
+        self.marks.append(request.annotation)
+        response.success = True
+        return response
+
+    def close(self) -> None:
+        for publisher in (self._target, self._gripper, self._guard):
+            self._node.destroy_publisher(publisher)
+        for subscription in self._made:
+            self._node.destroy_subscription(subscription)
+        self._node.destroy_timer(self._timer)
+        self._node.destroy_service(self._service)
+
+
+@pytest.fixture
+def gate(listener):
     listener.leave()
-    operator = start("operator", "mode:=demonstration", "task:=open-drawer", "direct:=true", "seed:=2")
-    output, _ = operator.communicate(timeout=60.0)
+    gate = Gate(listener)
+    yield gate
+    gate.close()
+
+
+def test_the_operator_demonstrates_through_the_gate_and_has_it_marked(listener, gate):
+    operator = start("operator", "mode:=demonstration", "task:=open-drawer", "seed:=2")
+    listener.until(lambda: operator.poll() is not None, "end of the demonstration")
+    output, _ = operator.communicate()
     assert operator.returncode == 0, output
     assert "demonstration 0 of open-drawer: success" in output
     scene = listener.next(topics.SCENE_STATE)
     assert scene.success
     assert scene.drawer_m > 0.12
-    listener.until(lambda: listener.seen[topics.OPERATOR_JOY], "joystick")
-    assert {message.axes[0] for message in listener.seen[topics.OPERATOR_JOY]} <= {0.0, 1.0}
+    clutch = topics.JOY_CLUTCH_BUTTON
+    assert gate.presses == [topics.JOY_ARM_BUTTON, clutch, topics.JOY_DISARM_BUTTON]
+    assert {message.axes[0] for message in listener.seen[topics.OPERATOR_JOY]} == {0.0, 1.0}
+    assert [(mark.skill, mark.success) for mark in gate.marks] == [("open-drawer", True)]
+    assert stamp_s(gate.marks[0]) <= stamp_s(scene)
+
+
+def test_the_operator_waits_for_the_guard_and_lets_go_when_it_disarms(listener, gate):
+    operator = start("operator", "mode:=play", "rearm:=false", "annotate:=false")
+    listener.until(lambda: gate.presses[-1:] == [topics.JOY_CLUTCH_BUTTON], "clutch")
+    gate.state, gate.source = GuardState.DISARMED, ""
+    listener.until(
+        lambda: not listener.next(topics.OPERATOR_JOY).buttons[topics.JOY_CLUTCH_BUTTON], "release of the clutch"
+    )
+    listener.next(topics.OPERATOR_JOY, 60)
+    assert gate.presses == [topics.JOY_ARM_BUTTON, topics.JOY_CLUTCH_BUTTON]
+    output = end(operator)
+    assert operator.returncode == 0
+    assert "waiting for a person to arm the guard again (as a test wants it): diwa guard arm" in output
+
+
+def test_the_operator_survives_poses_that_are_none_and_a_playroom_that_vanishes():
+    process = start("operator", namespace="/elsewhere")
+    node = rclpy.create_node("broken_arm", namespace="/elsewhere")
+    pose = node.create_publisher(PoseStamped, topics.CURRENT_POSE.name, profile(topics.CURRENT_POSE))
+    scene = node.create_publisher(SceneState, topics.SCENE_STATE.name, profile(topics.SCENE_STATE))
+    joys: list[Joy] = []
+    node.create_subscription(Joy, topics.OPERATOR_JOY.name, joys.append, 10)
+
+    def until(condition, what: str) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not condition():
+            assert time.monotonic() < deadline, f"{what} did not happen"
+            rclpy.spin_once(node, timeout_sec=0.02)
+            pose.publish(wrong)
+            scene.publish(SceneState(slider_m=float("nan")))
+            pose.publish(right)
+            scene.publish(good)
+
+    right, wrong, good = PoseStamped(), PoseStamped(), SceneState()
+    right.pose.orientation.w, wrong.pose.orientation.w, good.cube.orientation.w = 1.0, 2.0, 1.0
+    until(lambda: len(joys) >= 5, "joystick")
+    node.destroy_node()
+    deadline = time.monotonic() + 1.5
+    while time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.05)
+    output = end(process)
+    assert process.returncode == 0
+    assert "current_pose has a quaternion of length 2.0000; expected 1; ignored" in output
+    assert "Traceback" not in output
+
+
+def test_simulated_bags_have_the_fields_that_the_nodes_fill(listener, tmp_path):
+    """All but numbers that change: frames, names, sizes, encodings, intrinsics."""
+    job = Job("play", seed=0, frames=2, episodes=1, image_size=200)
+    bulk.write(job, tmp_path, lambda more: None)
+    bag = Bag(tmp_path / "play_000")
+    for topic in (
+        topics.CURRENT_POSE,
+        topics.JOINT_STATES,
+        topics.SCENE_STATE,
+        topics.STATIC_IMAGE,
+        topics.GRIPPER_IMAGE,
+        topics.STATIC_INFO,
+        topics.GRIPPER_INFO,
+    ):
+        message = next(bag.messages([f"/diwa/{topic.name}"]))
+        ours, theirs = deserialize_message(message.data, message_type(topic)), listener.next(topic)
+        assert skeleton(ours) == skeleton(theirs), topic.name
+
+
+def skeleton(message, name: str = ""):
+    """The message with its changing values taken out."""
+    if hasattr(message, "get_fields_and_field_types"):
+        fields = message.get_fields_and_field_types()
+        skipped = ("stamp", "position", "orientation", "velocity", "effort", "task", "episode", "success", "led")
+        kept = [field for field in fields if not field.endswith("_m") and field not in (*skipped, "lightbulb", "data")]
+        return {field: skeleton(getattr(message, field), field) for field in kept} | {
+            field: len(getattr(message, field)) for field in ("data", "velocity", "effort") if field in fields
+        }
+    return list(message) if hasattr(message, "__len__") and not isinstance(message, str) else message
 
 
 def test_a_second_simulator_in_the_namespace_ends_with_one_line(listener):
@@ -317,6 +468,7 @@ def test_ctrl_c_ends_the_playroom_cleanly(playroom, listener):
         ("operator", "mode:=sleep", "mode is 'sleep'; expected play or demonstration"),
         ("operator", "task:=open-door", "unknown task 'open-door'"),
         ("operator", "skill:=1.5", "skill"),
+        ("operator", "rearm:=maybe", "rearm"),
     ],
 )
 def test_a_wrong_parameter_ends_the_node_with_one_line(node, parameter, message):

@@ -1,0 +1,84 @@
+"""``diwa record``: the graph ``record`` on this machine, and what came of it."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from diwa_bringup.bag import BagInfo
+from diwa_bringup.graph import RECORD
+from diwa_bringup.up import up
+from diwa_conventions.bags.reader import Bag
+from diwa_conventions.errors import UserError
+from diwa_conventions.topics import NAMESPACE
+
+
+@dataclass(frozen=True)
+class Record:
+    """Record teleoperated play: operator, teleop, command guard, arm and cameras, recorder.
+
+    Ctrl-C ends the recording in order. Further arguments: diwa up record --help.
+    """
+
+    robot: Literal["sim", "none"] = "sim"
+    """sim: the playroom; none: arm and cameras are started by others, with the same topics."""
+    operator: Literal["scripted", "gamepad", "keyboard", "none"] = "scripted"
+    """Who moves the arm. keyboard: run diwa keyboard in a second terminal."""
+    out: Path | None = None
+    """Folder of the bag; by default a new one in bags/, named after date and time."""
+    duration: float = 0.0
+    """Seconds to record; 0: until Ctrl-C."""
+    task: str = ""
+    """What the scripted operator demonstrates; by default it plays."""
+    episodes: int = 0
+    """Demonstrations to record; 0: endless."""
+    skill: float = 1.0
+    """Of the scripted operator's demonstrations: 0 sloppy to 1 clean."""
+    mark: str = ""
+    """Skill that the success and failure buttons mark."""
+    seed: int = 0
+    """Of the playroom and the scripted operator."""
+    compression: Literal["none", "lz4", "zstd"] = "none"
+    """Of the bag."""
+    namespace: str = NAMESPACE
+    """Of all nodes and topics."""
+    parameters: str = ""
+    """YAML file of ROS parameters for any of the nodes."""
+
+    def run(self) -> int:
+        """Record, then say what is in the bag."""
+        bag = (self.out or Path("bags", f"play_{datetime.datetime.now():%Y%m%d_%H%M%S}")).expanduser().resolve()
+        if bag.exists() and (not bag.is_dir() or any(bag.iterdir())):
+            raise UserError(f"{bag} exists already and is not an empty folder; choose another --out")
+        if self.operator == "keyboard":
+            print(f"run in a second terminal: diwa keyboard --namespace {self.namespace}", flush=True)
+        code = up(RECORD, self.words(bag))
+        if not bag.exists():
+            print("diwa: nothing was recorded", file=sys.stderr)
+            return code or 1
+        BagInfo(bag).run()
+        if not Bag(bag).topics:
+            return code or 1
+        print(f"next: diwa import {bag} --out data")
+        return code
+
+    def words(self, bag: Path) -> tuple[str, ...]:
+        """As arguments of the graph."""
+        values = {
+            "bag": bag,
+            "robot": self.robot,
+            "operator": self.operator,
+            "duration_s": self.duration,
+            "task": self.task,
+            "episodes": self.episodes,
+            "skill": self.skill,
+            "mark": self.mark,
+            "seed": self.seed,
+            "compression": self.compression,
+            "namespace": self.namespace,
+            "parameters": self.parameters,
+        }
+        return tuple(f"{name}:={value}" for name, value in values.items())

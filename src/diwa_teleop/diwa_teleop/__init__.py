@@ -1,0 +1,1 @@
+"""Operators, cameras and the play recorder."""

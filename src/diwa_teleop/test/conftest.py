@@ -1,0 +1,8 @@
+"""Every test process has a ROS domain of its own, on this machine only; set before anything starts ROS."""
+
+import os
+
+from diwa_conventions.discovery import stay_on_this_machine
+
+stay_on_this_machine()
+os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)

@@ -1,0 +1,1 @@
+"""From bags to a data set: import, store, sampler, quality report."""

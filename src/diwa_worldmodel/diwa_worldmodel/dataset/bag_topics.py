@@ -1,0 +1,137 @@
+"""Finds the topics that importing needs in a bag, under any namespace or by the names that the user gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from diwa_conventions import topics
+from diwa_conventions.bags.definitions import full_name
+from diwa_conventions.bags.reader import Bag, BagTopic
+from diwa_conventions.errors import UserError, unknown
+from diwa_worldmodel.dataset.records import Role
+
+COMPRESSED = "/compressed"
+"""What image_transport adds to the name of a topic with compressed images."""
+COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
+
+ROLES: Mapping[Role, topics.Topic] = {
+    "static_image": topics.STATIC_IMAGE,
+    "gripper_image": topics.GRIPPER_IMAGE,
+    "current_pose": topics.CURRENT_POSE,
+    "joint_states": topics.JOINT_STATES,
+    "target_pose": topics.TARGET_POSE,
+    "gripper_command": topics.GRIPPER_COMMAND,
+}
+"""Every recording must have these."""
+EXTRAS = (topics.SCENE_STATE, topics.ANNOTATION)
+"""These are used if they are there."""
+
+Clock = Literal["stamp", "log"]
+
+
+@dataclass(frozen=True)
+class BagOptions:
+    """How to read bags whose topics have other names or whose stamps are of no use."""
+
+    namespace: str = ""
+    """Of the topics to read; empty: whichever there is."""
+    remap: Mapping[str, str] = field(default_factory=dict)
+    """From our name (``static_camera/image_raw``) to the bag's (``/camera/color/image_raw``)."""
+    clock: Clock = "stamp"
+    """``log``: align by the times of arrival instead of the stamps."""
+
+    def __post_init__(self) -> None:
+        names = [topic.name for topic in (*ROLES.values(), *EXTRAS)]
+        for name in self.remap:
+            if name not in names:
+                raise unknown("topic to remap", name, names)
+        if self.clock not in get_args(Clock):
+            raise unknown("clock", self.clock, get_args(Clock))
+
+    def to_json(self) -> dict[str, str]:
+        """Those that are not the default."""
+        options = {f"remap {name}": value for name, value in sorted(self.remap.items())}
+        if self.namespace:
+            options["namespace"] = self.namespace
+        if self.clock != "stamp":
+            options["clock"] = self.clock
+        return options
+
+
+@dataclass(frozen=True)
+class BagTopics:
+    """The bag's topic for each role; scene state and annotations may be missing."""
+
+    roles: Mapping[Role, BagTopic]
+    scene_state: BagTopic | None
+    annotation: BagTopic | None
+
+    def names(self) -> list[str]:
+        extras = (self.scene_state, self.annotation)
+        return [topic.name for topic in (*self.roles.values(), *extras) if topic is not None]
+
+
+def find_topics(bag: Bag, options: BagOptions) -> BagTopics:
+    """UserError that names what the bag has, and the option that helps, for a topic that is missing or not clear."""
+    roles: dict[Role, BagTopic] = {}
+    missing = []
+    for role, topic in ROLES.items():
+        found = _find(bag, topic, options)
+        if found is None or not found.messages:
+            missing.append(topic.name)
+        else:
+            roles[role] = found
+    if missing:
+        raise UserError(_missing(bag, missing, options))
+    return BagTopics(roles, *(_find(bag, topic, options) for topic in EXTRAS))
+
+
+def _missing(bag: Bag, missing: Iterable[str], options: BagOptions) -> str:
+    names = ", ".join(missing)
+    where = f" in namespace {options.namespace}" if options.namespace else ""
+    found = ", ".join(f"{topic.name} ({topic.messages})" for topic in bag.topics.values()) or "no topics"
+    return (
+        f"{bag.path} has no messages on {names}{where}; it has {found}; name the topics to use with: "
+        f"--remap {next(iter(missing))}=/its/name"
+    )
+
+
+def _find(bag: Bag, topic: topics.Topic, options: BagOptions) -> BagTopic | None:
+    """The one topic of the bag for one of ours; UserError if there are several or it has the wrong type."""
+    if topic.name in options.remap:
+        return _checked(_named(bag, topic, options.remap[topic.name]), topic)
+    names = [topic.name, topic.name + COMPRESSED] if topic.type.endswith("/Image") else [topic.name]
+    for name in names:
+        found = _candidates(bag, name, options.namespace)
+        with_messages = [candidate for candidate in found if candidate.messages]
+        if len(with_messages) > 1:
+            choices = ", ".join(candidate.name for candidate in with_messages)
+            raise UserError(
+                f"{bag.path} has several topics for {name}: {choices}; "
+                f"choose with --namespace NAME or --remap {name}=NAME"
+            )
+        if with_messages or (found and name == names[-1]):
+            return _checked((with_messages or found)[0], topic)
+    return None
+
+
+def _candidates(bag: Bag, name: str, namespace: str) -> list[BagTopic]:
+    if namespace:
+        wanted = full_name(name, namespace)
+        return [topic for topic in bag.topics.values() if topic.name == wanted]
+    return [topic for topic in bag.topics.values() if topic.name.endswith(f"/{name}")]
+
+
+def _named(bag: Bag, topic: topics.Topic, name: str) -> BagTopic:
+    if name not in bag.topics:
+        raise unknown(f"topic for {topic.name} in {bag.path}:", name, bag.topics)
+    return bag.topics[name]
+
+
+def _checked(found: BagTopic, topic: topics.Topic) -> BagTopic:
+    allowed = [topic.type, COMPRESSED_TYPE] if topic.type.endswith("/Image") else [topic.type]
+    if found.type not in allowed:
+        raise UserError(f"{found.name} is of type {found.type or 'unknown'}; expected {' or '.join(allowed)}")
+    return found

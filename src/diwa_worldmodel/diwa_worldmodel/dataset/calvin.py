@@ -1,0 +1,269 @@
+"""A split folder of CALVIN (``training``, ``validation``) becomes a recording; formats: docs/data_format.md.
+
+CALVIN has one ``episode_NNNNNNN.npz`` per 30 Hz frame. Its ``actions[t]`` is the pose that the arm is told to have at
+frame t + 1, so that the command in force at frame t is ``actions[t - 1]``; at a segment's first frame, whose
+predecessor is not stored, the measured pose stands in. Four of its frames are one step: the difference of the commands
+in force at t and t + 4 is what its four actions between come to, translations added and rotations composed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diwa_conventions.actions import FRAMES_PER_STEP, RECORD_RATE_HZ, FloatArray, Pose, euler_to_matrix
+from diwa_conventions.errors import UserError
+from diwa_conventions.images import SquareImages
+from diwa_conventions.tasks import TASKS
+from diwa_worldmodel.dataset.records import Annotation, Episode, Source, Statistics
+from diwa_worldmodel.dataset.restricted_pickle import load_annotation_file
+from diwa_worldmodel.dataset.steps import commanded_actions, proprioception
+from diwa_worldmodel.dataset.store import DataSet, Progress, Recording
+
+SEGMENTS = "ep_start_end_ids.npy"
+ANNOTATIONS = Path("lang_annotations", "auto_lang_ann.npy")
+SCENE_STATE_NAMES = (
+    *("slider_m", "drawer_m", "button_m", "switch_m", "lightbulb", "led"),
+    *(
+        f"{block}_block_{part}"
+        for block in ("red", "blue", "pink")
+        for part in ("x_m", "y_m", "z_m", "roll_rad", "pitch_rad", "yaw_rad")
+    ),
+)
+
+_BLOCK_FRAMES = 50
+_SHAPES: Mapping[str, tuple[tuple[int, ...], type[np.generic]]] = {
+    "rgb_static": ((200, 200, 3), np.uint8),
+    "rgb_gripper": ((84, 84, 3), np.uint8),
+    "robot_obs": ((15,), np.floating),
+    "scene_obs": ((24,), np.floating),
+    "actions": ((7,), np.floating),
+}
+_WIDTH, _GRIPPER_ACTION = 6, 14
+"""Columns of ``robot_obs``."""
+
+
+def is_calvin(path: Path) -> bool:
+    """Whether a folder is a CALVIN split."""
+    return (path / SEGMENTS).is_file()
+
+
+def import_calvin(path: Path, data_set: DataSet, progress: Progress = lambda done, total: None) -> Recording:
+    """Write the recording of a split folder, or return the one that is there already.
+
+    UserError, naming the file, for missing frames and for keys, shapes and types that are not CALVIN's.
+    """
+    segments = read_segments(path)
+    source = _source(path, segments)
+    already = data_set.find(source)
+    if already is not None:
+        return already
+    frames = _Frames(path, segments)
+    commands, measured, scene = frames.read_numbers(partial(_part, progress, 0, 300))
+    grips, widths = frames.gripper_commands, measured[:, _WIDTH]
+    action, saturated = commanded_actions(commands, grips, frames.episodes, data_set.config.scale)
+    proprio = proprioception([_pose(row) for row in measured], widths)
+    stamps = np.array([round(number / RECORD_RATE_HZ * 1e9) for number in frames.numbers], dtype=np.int64)
+    marks, outside = place_annotations(read_annotations(path), segments, frames.episode_of)
+    square = SquareImages(data_set.config.image_size_px, data_set.config.fit)
+    with data_set.add_recording(source, SCENE_STATE_NAMES) as writer:
+        for begin in range(0, len(frames.numbers), _BLOCK_FRAMES):
+            block = slice(begin, begin + _BLOCK_FRAMES)
+            static, gripper = frames.read_images(block, square)
+            writer.append(static, gripper, proprio[block], action[block], stamps[block], scene[block])
+            _part(progress, 300, 1000, min(begin + _BLOCK_FRAMES, len(stamps)), len(stamps))
+        statistics = Statistics(
+            duration_s=sum(last - first + 1 for first, last in segments) / RECORD_RATE_HZ,
+            frames_left_out={**Statistics().frames_left_out, "gap": frames.alone},
+            episode_ends={**Statistics().episode_ends, "end": len(frames.episodes)},
+            steps=sum(episode.length - 1 for episode in frames.episodes),
+            saturated=saturated,
+            annotations_left_out=outside,
+        )
+        writer.finish(frames.episodes, marks, statistics)
+    recording = data_set.find(source)
+    assert recording is not None, "it was just written"
+    return recording
+
+
+def _part(progress: Progress, begin: int, end: int, done: int, total: int) -> None:
+    progress(begin + (end - begin) * done // max(total, 1), 1000)
+
+
+def read_segments(path: Path) -> list[tuple[int, int]]:
+    """First and last frame number (inclusive) of each segment. UserError for a file that says something else."""
+    file = path / SEGMENTS
+    if not file.is_file():
+        raise UserError(f"{path} has no {SEGMENTS}; expected a CALVIN split folder such as training or validation")
+    try:
+        ids = np.load(file, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{file} cannot be read ({error}); expected integers (n, 2)") from error
+    if ids.ndim != 2 or ids.shape[1] != 2 or not np.issubdtype(ids.dtype, np.integer) or not len(ids):
+        raise UserError(f"{file} holds {ids.dtype} {ids.shape}; expected integers (n, 2): first and last frames")
+    segments = [(int(first), int(last)) for first, last in sorted(ids.tolist())]
+    for (first, last), (following, _) in zip(segments, [*segments[1:], (np.iinfo(np.int64).max, 0)], strict=True):
+        if first < 0 or last < first or following <= last:
+            raise UserError(f"{file}: frames {first} to {last}, then {following}; expected ranges that do not overlap")
+    return segments
+
+
+def _file(path: Path, number: int) -> Path:
+    return path / f"episode_{number:07d}.npz"
+
+
+def _source(path: Path, segments: list[tuple[int, int]]) -> Source:
+    """Provenance: the hash covers segments, annotations, and the check sums that each frame's archive keeps.
+
+    Hashing the pixels themselves would mean reading 166 GB where a quarter of them is used.
+    """
+    digest = hashlib.sha256(repr(segments).encode())
+    if (path / ANNOTATIONS).is_file():
+        digest.update((path / ANNOTATIONS).read_bytes())
+    there = {file.name for file in path.glob("episode_*.npz")}
+    for first, last in segments:
+        for number in range(first, last + 1):
+            file = _file(path, number)
+            if file.name not in there:
+                raise UserError(f"{file} is missing; {SEGMENTS} names frames {first} to {last}: copy the folder again")
+            for item in _archive(file):
+                digest.update(f"{number} {item.filename} {item.file_size} {item.CRC}".encode())
+    name = path.resolve().name
+    return Source(f"{path.resolve().parent.name}_{name}", "calvin", digest.hexdigest())
+
+
+def _archive(file: Path) -> list[zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.infolist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{file} cannot be read ({error}); copy it again") from error
+
+
+def _pose(row: FloatArray) -> Pose:
+    """From x, y, z [m] and Euler angles xyz [rad], as ``robot_obs`` and ``actions`` begin."""
+    return Pose(row[:3], euler_to_matrix(row[3:6]))
+
+
+class _Frames:
+    """The 7.5 Hz frames of a split: every fourth one of each segment, segments of one frame left out."""
+
+    def __init__(self, path: Path, segments: list[tuple[int, int]]) -> None:
+        self._path = path
+        self.numbers: list[int] = []
+        """CALVIN's number of each frame."""
+        self.episodes: list[Episode] = []
+        self.episode_of: dict[tuple[int, int], Episode] = {}
+        self.alone = 0
+        """Segments too short to make a step."""
+        for segment in segments:
+            numbers = range(segment[0], segment[1] + 1, FRAMES_PER_STEP)
+            if len(numbers) < 2:
+                self.alone += 1
+                continue
+            self.episodes.append(Episode(len(self.numbers), len(numbers)))
+            self.episode_of[segment] = self.episodes[-1]
+            self.numbers += numbers
+        if not self.numbers:
+            raise UserError(f"{path} has no segment of {FRAMES_PER_STEP + 1} frames and more; nothing to import")
+        self.gripper_commands: FloatArray = np.zeros(len(self.numbers))
+
+    def read_numbers(self, progress: Progress) -> tuple[list[Pose], FloatArray, FloatArray]:
+        """The commands in force, ``robot_obs`` (F, 15) and ``scene_obs`` (F, 24) at the frames."""
+        starts = {episode.start for episode in self.episodes}
+        measured, scene = np.zeros((len(self.numbers), 15)), np.zeros((len(self.numbers), 24))
+        commands = []
+        for i, number in enumerate(self.numbers):
+            found = read_frame(_file(self._path, number), ("robot_obs", "scene_obs"))
+            measured[i], scene[i] = found["robot_obs"], found["scene_obs"]
+            command, self.gripper_commands[i] = measured[i], measured[i, _GRIPPER_ACTION]
+            if i not in starts:
+                command = read_frame(_file(self._path, number - 1), ("actions",))["actions"]
+                self.gripper_commands[i] = command[6]
+            commands.append(_pose(command))
+            if i % _BLOCK_FRAMES == 0:
+                progress(i, len(self.numbers))
+        return commands, measured, scene
+
+    def read_images(self, block: slice, square: SquareImages) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """Static and gripper images (n, S, S, 3) of these frames."""
+        found = [read_frame(_file(self._path, number), ("rgb_static", "rgb_gripper")) for number in self.numbers[block]]
+        static = np.stack([square(frame["rgb_static"]) for frame in found])
+        return static, np.stack([square(frame["rgb_gripper"]) for frame in found])
+
+
+def read_frame(file: Path, keys: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+    """Some arrays of one frame. UserError, naming the file, for what is not CALVIN's."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            missing = [key for key in keys if key not in archive]
+            if missing:
+                raise UserError(f"{file} has no {', '.join(missing)}; it has {', '.join(sorted(archive))}: not CALVIN?")
+            found = {key: archive[key] for key in keys}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file} cannot be read ({error}); copy it again") from error
+    for key, array in found.items():
+        shape, kind = _SHAPES[key]
+        if array.shape != shape or not np.issubdtype(array.dtype, kind):
+            raise UserError(
+                f"{file}: {key} is {array.dtype} {array.shape}; expected {kind.__name__} {shape} as in CALVIN"
+            )
+        if kind is np.floating and not np.isfinite(array).all():
+            raise UserError(f"{file}: {key} holds a value that is not finite; leave its segment out of {SEGMENTS}")
+    return found
+
+
+@dataclass(frozen=True)
+class Window:
+    """An annotated window, in which the task succeeds; both ends inclusive, in CALVIN's frame numbers."""
+
+    first: int
+    last: int
+    task: str
+
+
+def read_annotations(path: Path) -> list[Window]:
+    """Of a split folder; empty if it has none. UserError for a file of another layout or a hostile one."""
+    file = path / ANNOTATIONS
+    if not file.is_file():
+        return []
+    content = load_annotation_file(file)
+    try:
+        spans, tasks = content["info"]["indx"], content["language"]["task"]
+        windows = [Window(int(first), int(last), str(task)) for (first, last), task in zip(spans, tasks, strict=True)]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(
+            f"{file} has another layout ({type(error).__name__}: {error}); expected info.indx and language.task"
+        ) from error
+    return windows
+
+
+def place_annotations(
+    windows: list[Window], segments: list[tuple[int, int]], episode_of: Mapping[tuple[int, int], Episode]
+) -> tuple[list[Annotation], int]:
+    """A success at the frame nearest to each window's end, and how many windows end outside all segments."""
+    placed = []
+    for window in windows:
+        for segment in segments:
+            if segment in episode_of and segment[0] <= window.last <= segment[1]:
+                episode = episode_of[segment]
+                step = round((window.last - segment[0]) / FRAMES_PER_STEP)
+                frame = episode.start + min(step, episode.length - 1)
+                placed.append(Annotation(frame, skill_of(window.task), True))
+    return placed, len(windows) - len(placed)
+
+
+def skill_of(task: str) -> str:
+    """Our name of a CALVIN task: ``turn_on_led`` is ``turn-on-LED``; others only change their underscores."""
+    name = task.replace("_", "-")
+    return next((known for known in TASKS if known.lower() == name.lower()), name)

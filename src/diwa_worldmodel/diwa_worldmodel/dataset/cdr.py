@@ -1,0 +1,162 @@
+"""Reads the few fixed fields that importing needs from messages in CDR, some 30 times as fast as decoding them whole.
+
+Layouts are those of ROS 2's common interfaces; :mod:`bag_topics` checks a topic's type before these are used.
+Every function raises ``struct.error`` or ``ValueError`` for bytes that are too short or do not fit.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+
+from diwa_conventions.images import CHANNELS, ImageArray, compressed_to_rgb, raw_to_rgb
+from diwa_conventions.topics import FINGER_JOINTS
+
+_ENCAPSULATION = 4
+_HEADER = {order: struct.Struct(f"{order}iII") for order in "<>"}
+_COUNT = {order: struct.Struct(f"{order}I") for order in "<>"}
+_POSE = {order: struct.Struct(f"{order}7d") for order in "<>"}
+_FLOAT = {order: struct.Struct(f"{order}d") for order in "<>"}
+
+
+def byte_order(data: bytes) -> str:
+    """``<`` or ``>``; ValueError for an encapsulation that is not plain CDR."""
+    if len(data) < _ENCAPSULATION or data[0] != 0 or data[1] > 1:
+        raise ValueError("not a message in plain CDR")
+    return "<" if data[1] else ">"
+
+
+def header(data: bytes) -> tuple[int, int]:
+    """(stamp [ns], offset of what follows the header) of a message that begins with a std_msgs/Header."""
+    seconds, nanoseconds, length = _HEADER[byte_order(data)].unpack_from(data, _ENCAPSULATION)
+    return seconds * 1_000_000_000 + nanoseconds, _ENCAPSULATION + 12 + length
+
+
+def _aligned(offset: int, size: int) -> int:
+    """CDR aligns each number to its own size, counted from the end of the encapsulation header."""
+    return offset + (-(offset - _ENCAPSULATION) % size)
+
+
+def pose(data: bytes, offset: int) -> tuple[float, ...]:
+    """(7,) x, y, z [m] and quaternion x, y, z, w of a geometry_msgs/PoseStamped."""
+    return _POSE[byte_order(data)].unpack_from(data, _aligned(offset, 8))
+
+
+def gripper_command(data: bytes, offset: int) -> tuple[float, ...]:
+    """(1,) command of a diwa_msgs/GripperCommand."""
+    return _FLOAT[byte_order(data)].unpack_from(data, _aligned(offset, 8))
+
+
+class FingerWidth:
+    """Width between the fingers from sensor_msgs/JointState. Names seldom change: where they stand is remembered."""
+
+    def __init__(self) -> None:
+        self._prefix = b""
+        self._begin = 0
+        self._offsets: tuple[int, ...] = ()
+        self._count = 0
+
+    def __call__(self, data: bytes, offset: int) -> tuple[float, ...]:
+        """(1,) sum of the finger joints' positions [m]; () for a message without finger joints."""
+        order = byte_order(data)
+        end = offset + len(self._prefix)
+        if not self._prefix or offset != self._begin or data[offset:end] != self._prefix:
+            end = self._find(data, offset, order)
+        if not self._offsets:
+            return ()
+        return (sum(_FLOAT[order].unpack_from(data, at)[0] for at in self._offsets),)
+
+    def _find(self, data: bytes, offset: int, order: str) -> int:
+        """Read names and where the positions of the fingers stand."""
+        names, at = _strings(data, _aligned(offset, 4), order)
+        at = _aligned(at, 4)
+        count = _COUNT[order].unpack_from(data, at)[0]
+        at += 4
+        if count not in (0, len(names)):
+            raise ValueError(f"{len(names)} joint names with {count} positions")
+        fingers = [i for i, name in enumerate(names[:count]) if name in FINGER_JOINTS or "finger" in name]
+        self._prefix, self._begin = data[offset:at], offset
+        self._offsets = tuple(_aligned(at, 8) + 8 * i for i in fingers)
+        return at
+
+
+def _strings(data: bytes, offset: int, order: str) -> tuple[list[str], int]:
+    """A sequence of strings and the offset after it."""
+    (count,) = _COUNT[order].unpack_from(data, offset)
+    offset += 4
+    found = []
+    for _ in range(count):
+        text, offset = _string(data, _aligned(offset, 4), order)
+        found.append(text)
+    return found, offset
+
+
+def _string(data: bytes, offset: int, order: str) -> tuple[str, int]:
+    (length,) = _COUNT[order].unpack_from(data, offset)
+    offset += 4
+    if offset + length > len(data):
+        raise ValueError("a string ends behind its message")
+    return data[offset : offset + max(length - 1, 0)].decode(errors="replace"), offset + length
+
+
+@dataclass(frozen=True)
+class ImageFields:
+    """What a sensor_msgs/Image says about its bytes; a compressed one has no size before it is decoded."""
+
+    encoding: str
+    height: int
+    width: int
+    step: int
+    begin: int
+    """Offset and number of the bytes."""
+    size: int
+
+
+def image_fields(data: bytes, offset: int) -> ImageFields:
+    """Of a sensor_msgs/Image."""
+    order = byte_order(data)
+    at = _aligned(offset, 4)
+    height, width = struct.unpack_from(f"{order}II", data, at)
+    encoding, at = _string(data, at + 8, order)
+    step, size = struct.unpack_from(f"{order}II", data, _aligned(at + 1, 4))
+    begin = _aligned(at + 1, 4) + 8
+    if begin + size > len(data):
+        raise ValueError("the image ends behind its message")
+    return ImageFields(encoding, height, width, step, begin, size)
+
+
+def compressed_fields(data: bytes, offset: int) -> ImageFields:
+    """Of a sensor_msgs/CompressedImage; ValueError for bytes that are neither JPEG nor PNG."""
+    order = byte_order(data)
+    form, at = _string(data, _aligned(offset, 4), order)
+    at = _aligned(at, 4)
+    (size,) = _COUNT[order].unpack_from(data, at)
+    begin = at + 4
+    if begin + size > len(data):
+        raise ValueError("the image ends behind its message")
+    if data[begin : begin + 2] not in (b"\xff\xd8", b"\x89P"):
+        raise ValueError("neither JPEG nor PNG")
+    return ImageFields(f"compressed {form}", 0, 0, 0, begin, size)
+
+
+def rgb(data: bytes, fields: ImageFields) -> ImageArray:
+    """The image (H, W, 3); UserError if it cannot be decoded."""
+    flat = np.frombuffer(data, dtype=np.uint8, count=fields.size, offset=fields.begin)
+    if fields.encoding.startswith("compressed "):
+        return compressed_to_rgb(flat)
+    return raw_to_rgb(fields.encoding, fields.height, fields.width, fields.step, flat)
+
+
+def check_image(fields: ImageFields) -> None:
+    """ValueError for a raw image of unknown encoding, or whose sizes do not fit its bytes."""
+    if fields.encoding.startswith("compressed "):
+        return
+    row = fields.width * CHANNELS.get(fields.encoding, 0)
+    if not row or fields.height < 1 or fields.step < row or fields.size != fields.step * fields.height:
+        known = ", ".join(CHANNELS)
+        raise ValueError(
+            f"{fields.encoding} image of {fields.width}x{fields.height} has {fields.size} bytes, step {fields.step}; "
+            f"known encodings: {known}"
+        )

@@ -1,0 +1,125 @@
+"""Batches: random windows inside episodes, and streams that carry on."""
+
+import numpy as np
+import pytest
+
+from diwa_conventions.errors import UserError
+from diwa_worldmodel.dataset.config import DataSetConfig
+from diwa_worldmodel.dataset.records import Episode, Source
+from diwa_worldmodel.dataset.sampler import DiskFrames, ResidentFrames, StreamSampler, WindowSampler
+from diwa_worldmodel.dataset.store import create_data_set, open_data_set
+
+LENGTHS = ((7, 30, 12), (25, 9))
+"""Of the episodes of two recordings."""
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory):
+    """Images, actions and stamps of a frame all say its number."""
+    made = create_data_set(tmp_path_factory.mktemp("sampler") / "d", DataSetConfig(image_size_px=8))
+    begin = 0
+    for i, lengths in enumerate(LENGTHS):
+        count = sum(lengths)
+        number = np.arange(begin, begin + count)
+        images = np.broadcast_to(number[:, None, None, None], (count, 8, 8, 3)).astype(np.uint8)
+        starts = np.cumsum([0, *lengths[:-1]]).tolist()
+        with made.add_recording(Source(f"r{i}", "bag", f"{i}" * 64)) as writer:
+            values = np.repeat(number[:, None] / 100, 10, axis=1)
+            writer.append(images, images + 100, values, values[:, :7], number.astype(np.int64))
+            writer.finish([Episode(*bounds) for bounds in zip(starts, lengths, strict=True)])
+        begin += count
+    return open_data_set(made.path)
+
+
+@pytest.fixture(params=["resident", "disk"])
+def frames(request, data_set):
+    return ResidentFrames(data_set.load()) if request.param == "resident" else DiskFrames(data_set)
+
+
+def episode_of(frames, stamp: int) -> int:
+    return next(i for i, episode in enumerate(frames.episodes) if episode.start <= stamp < episode.end)
+
+
+def assert_consistent(batch):
+    stamps = batch["stamp_ns"]
+    np.testing.assert_array_equal(batch["static"][..., 0, 0, 0], stamps)
+    np.testing.assert_array_equal(batch["gripper"][..., 5, 5, 1], stamps + 100)
+    np.testing.assert_allclose(batch["action"][..., 0], stamps / 100, rtol=1e-6)
+    np.testing.assert_allclose(batch["proprio"][..., 9], stamps / 100, rtol=1e-6)
+
+
+def test_windows_lie_inside_one_episode(frames):
+    sampler = WindowSampler(frames, batch=16, length=8, seed=1)
+    for _ in range(10):
+        batch = sampler.draw()
+        assert batch["static"].shape == (16, 8, 8, 8, 3)
+        assert_consistent(batch)
+        assert (np.diff(batch["stamp_ns"], axis=1) == 1).all()
+        for row in batch["stamp_ns"]:
+            assert episode_of(frames, row[0]) == episode_of(frames, row[-1])
+        assert batch["first"][:, 0].all()
+        assert not batch["first"][:, 1:].any()
+
+
+def test_every_window_is_drawn_and_none_more_often_than_others(data_set):
+    frames = ResidentFrames(data_set.load())
+    sampler = WindowSampler(frames, batch=100, length=9, seed=2)
+    assert sampler.windows == sum(max(0, n - 8) for lengths in LENGTHS for n in lengths)
+    starts = np.concatenate([sampler.draw()["stamp_ns"][:, 0] for _ in range(40)])
+    counts = np.unique(starts, return_counts=True)[1]
+    assert len(counts) == sampler.windows
+    assert counts.max() < 2.5 * counts.min()
+
+
+def test_the_same_seed_draws_the_same_windows(frames):
+    first, second, other = (WindowSampler(frames, 8, 5, seed) for seed in (3, 3, 4))
+    for _ in range(3):
+        stamps = first.draw()["stamp_ns"]
+        np.testing.assert_array_equal(stamps, second.draw()["stamp_ns"])
+        assert (stamps != other.draw()["stamp_ns"]).any()
+
+
+@pytest.mark.parametrize("kind", [WindowSampler, StreamSampler])
+def test_disk_and_memory_give_the_same_batches(data_set, kind):
+    resident, disk = kind(ResidentFrames(data_set.load()), 4, 10, 5), kind(DiskFrames(data_set), 4, 10, 5)
+    for _ in range(4):
+        one, two = resident.draw(), disk.draw()
+        assert one.keys() == two.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], two[name])
+            assert one[name].dtype == two[name].dtype
+
+
+def test_streams_carry_on_from_batch_to_batch(frames):
+    sampler = StreamSampler(frames, batch=3, length=5, seed=6)
+    batches = [sampler.draw() for _ in range(12)]
+    for batch in batches:
+        assert_consistent(batch)
+    stamps = np.concatenate([batch["stamp_ns"] for batch in batches], axis=1)
+    first = np.concatenate([batch["first"] for batch in batches], axis=1)
+    starts = {episode.start for episode in frames.episodes}
+    assert first[:, 0].all()
+    for stream in range(3):
+        for t in range(1, stamps.shape[1]):
+            if first[stream, t]:
+                assert stamps[stream, t] in starts
+                assert stamps[stream, t - 1] + 1 in {episode.end for episode in frames.episodes}
+            else:
+                assert stamps[stream, t] == stamps[stream, t - 1] + 1
+
+
+def test_one_stream_passes_every_episode_before_any_comes_again(frames):
+    sampler = StreamSampler(frames, batch=1, length=83, seed=7)
+    for _ in range(3):
+        batch = sampler.draw()
+        assert sorted(batch["stamp_ns"][0].tolist()) == list(range(83))
+        assert batch["first"].sum() == 5
+
+
+def test_windows_longer_than_every_episode_are_refused(frames):
+    with pytest.raises(UserError, match="no episode has 31 frames, the longest has 30"):
+        WindowSampler(frames, 1, 31)
+    with pytest.raises(UserError, match="has 83 frames; a batch of 9 x 10 needs 90"):
+        StreamSampler(frames, 9, 10)
+    with pytest.raises(UserError, match="length is 1"):
+        WindowSampler(frames, 1, 1)
