@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from diwa_conventions.errors import UserError
-
-ImageArray = npt.NDArray[np.uint8]
+from diwa_conventions.images import ImageArray
 
 CAPTION_PX = 32
 """Height of the bar under the views."""

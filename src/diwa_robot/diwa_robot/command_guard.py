@@ -26,7 +26,7 @@ from diwa_conventions.actions import (
 )
 from diwa_conventions.errors import UserError
 from diwa_conventions.topics import BASE_FRAME
-from diwa_robot.limits import FAULT_LEAD_S, MAX_TICK_GAP_S, SCALE, GuardConfig, start_pose
+from diwa_robot.limits import FAULT_LEAD_S, SCALE, GuardConfig, start_pose
 from diwa_robot.measured_state import MeasuredState, StateFault
 from diwa_robot.motion import TargetMotion
 from diwa_robot.so3 import rotation_matrix, rotation_vector
@@ -279,14 +279,16 @@ class CommandGuard:
     def other_publishers(self, names: Sequence[str], now: float) -> None:
         """Who else publishes target_pose at present: a fault while somebody is armed, and nobody can be armed."""
         self._see(now)
+        known = self._intruders()
         self.others = tuple(names)
-        if self.others:
+        if self.others and self.state == State.FAULT and self.reason == known:
+            self.reason = self._intruders()  # a name may become known after the publisher itself
+        elif self.others:
             self._fault_if_active(self._intruders())
 
     def _intruders(self) -> str:
-        return (
-            f"target_pose has other publishers: {', '.join(self.others)}; stop them (killed ones are seen 20 s longer)"
-        )
+        names = ", ".join(self.others)
+        return f"target_pose has other publishers: {names}; stop them (one that was killed is seen for another 20 s)"
 
     def fault(self, reason: str) -> None:
         """Freeze the target and latch."""
@@ -301,7 +303,7 @@ class CommandGuard:
 
     def tick(self, now: float) -> Output | None:
         """The pose that the arm is told now; None while nobody is armed."""
-        if self.active and now - self._ticked > MAX_TICK_GAP_S:
+        if self.active and now - self._ticked > self.config.max_tick_gap_s:
             self.fault(f"the guard stood still for {now - self._ticked:.2f} s; is the machine overloaded?")
         self._see(now)
         if self.active:

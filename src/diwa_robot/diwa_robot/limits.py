@@ -19,9 +19,6 @@ SCALE = ActionScale()
 CAMERAS = ("static", "gripper")
 """Names of the cameras that can be required."""
 
-MAX_TICK_GAP_S = 0.25
-"""A guard that was held up for longer cannot say that it guarded: a fault."""
-
 FAULT_LEAD_S = 0.2
 """How long the tracking error may be above the fault bound."""
 
@@ -72,6 +69,9 @@ class GuardConfig:
     required_cameras: tuple[str, ...] = field(
         default=CAMERAS,
         metadata={"unit": "", "range": None, "about": "cameras that must deliver: static, gripper; [''] for none"},
+    )
+    max_tick_gap_s: float = _number(
+        0.25, "s", 0.05, 2.0, "a guard that was held up for longer cannot say that it guarded: a fault"
     )
     max_state_speed_m_s: float = _number(3.0, "m/s", 0.1, 10.0, "a measured pose that moves faster has jumped: a fault")
     max_state_speed_rad_s: float = _number(8.0, "rad/s", 0.1, 30.0, "a measured pose that turns faster has jumped")

@@ -25,7 +25,7 @@ OUT = (
     topics.GUARD_STATE,
     topics.DIAGNOSTICS,
 )
-PATIENT = ("action_timeout_s:=2.0", "state_timeout_s:=1.0", "camera_timeout_s:=5.0")
+PATIENT = ("action_timeout_s:=2.0", "state_timeout_s:=1.0", "camera_timeout_s:=5.0", "max_tick_gap_s:=2.0")
 """Time-outs for a machine that is busy with other things."""
 
 

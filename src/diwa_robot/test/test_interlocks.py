@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from guard_rig import DOWN, HOME_M, TICK_S, Rig, State, tilted
+from guard_rig import TICK_S, Rig, State, tilted
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -42,9 +42,12 @@ CONFIGS = st.sampled_from(
 class Interlocks(RuleBasedStateMachine):
     """Messages, gaps, jumps, wrong values, services and restarts in any order."""
 
-    @initialize(config=CONFIGS, tilt=st.floats(0.0, 0.3))
-    def begin(self, config: GuardConfig, tilt: float) -> None:
-        self.rig = Rig(config, Pose(HOME_M.copy(), tilted(min(tilt, config.max_tilt_rad))))
+    @initialize(config=CONFIGS, place=TRIPLE, tilt=st.floats(0.0, 0.79), azimuth=st.floats(-3.0, 3.0))
+    def begin(self, config: GuardConfig, place, tilt: float, azimuth: float) -> None:
+        """The arm anywhere in the box and the cone, at their edges too."""
+        position = 0.5 * (config.low + config.high + np.array(place) * (config.high - config.low))
+        self.home = Pose(position, tilted(min(tilt, config.max_tilt_rad), azimuth))
+        self.rig = Rig(config, self.home)
         self.latched = False
         self.allowed_m = self.allowed_rad = 0.0
         self.armed_at: Pose | None = None
@@ -125,10 +128,17 @@ class Interlocks(RuleBasedStateMachine):
         self._send(translation, rotation, duration_s, source=source)
         self.rig.tick(ticks)
 
-    @rule(translation=TRIPLE, rotation=TRIPLE, rate_hz=st.sampled_from([7.5, 30.0]), count=st.integers(1, 20))
-    def stream(self, translation, rotation, rate_hz: float, count: int) -> None:
+    @rule(
+        translation=TRIPLE,
+        rotation=TRIPLE,
+        rate_hz=st.sampled_from([7.5, 30.0]),
+        count=st.integers(1, 20),
+        held=st.booleans(),
+    )
+    def stream(self, translation, rotation, rate_hz: float, count: int, held: bool) -> None:
         if not self.rig.guard.active:
             self.arm_with_care("teleop")
+        self.rig.follows = self.rig.follows and not held
         for _ in range(count):
             self._send(translation, rotation, 1.0 / rate_hz, source=self.rig.guard.source or "teleop")
             self.rig.tick(round(120.0 / rate_hz))
@@ -218,12 +228,12 @@ class Interlocks(RuleBasedStateMachine):
 
     @rule()
     def arm_is_put_back(self) -> None:
-        self.rig.arm = Pose(HOME_M.copy(), DOWN)
+        self.rig.arm = self.home
 
     @rule(fault=st.sampled_from(["nan", "quaternion", "frame", "stamp"]))
     def state_is_wrong(self, fault: str) -> None:
-        quaternion = np.array([1.0, 0.0, 0.0, 0.0]) * (1.1 if fault == "quaternion" else 1.0)
-        position = HOME_M * (math.nan if fault == "nan" else 1.0)
+        quaternion = self.home.quaternion() * (1.1 if fault == "quaternion" else 1.0)
+        position = self.home.position * (math.nan if fault == "nan" else 1.0)
         frame = "map" if fault == "frame" else "panda_link0"
         stamp_s = 1.0 if fault == "stamp" else self.rig.now
         known = self.rig.guard.measured.pose is not None
@@ -269,8 +279,8 @@ class Interlocks(RuleBasedStateMachine):
 
 
 Interlocks.TestCase.settings = settings(
-    max_examples=60,
-    stateful_step_count=40,
+    max_examples=40,
+    stateful_step_count=30,
     deadline=None,
     report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.too_slow],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -117,6 +119,9 @@ class _Worker:
     @classmethod
     def begin(cls, stop: Event, frames: Synchronized[int]) -> None:
         cls.stop, cls.frames = stop, frames
+        # Each worker has a core of its own; threads of Mesa's software renderer would only fight over them.
+        os.environ.setdefault("LP_NUM_THREADS", "0")
+        threading.Thread(target=_end_with_parent, daemon=True).start()
 
     @classmethod
     def write(cls, job: Job, folder: Path) -> Outcome:
@@ -124,11 +129,18 @@ class _Worker:
 
     @classmethod
     def report(cls, more: Outcome) -> None:
-        parent = multiprocessing.parent_process()
-        if cls.stop.is_set() or (parent is not None and not parent.is_alive()):
+        if cls.stop.is_set():
             raise StoppedError
         with cls.frames.get_lock():
             cls.frames.value += more.frames
+
+
+def _end_with_parent() -> None:
+    """A pool's processes would wait for ever for one that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diwa_conventions.images import area_resize
 from diwa_sim import cameras
-from diwa_sim.cameras import Cameras, RenderingError, area_resize, rendering_backend
+from diwa_sim.cameras import Cameras, RenderingError, rendering_backend
 from diwa_sim.playroom import Playroom
 from diwa_sim.tasks import StartState
 

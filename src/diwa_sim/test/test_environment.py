@@ -8,8 +8,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from diwa_conventions.actions import ActionScale, integrate
+from diwa_conventions.images import area_resize
 from diwa_conventions.tasks import EPISODE_FRAMES
-from diwa_sim.cameras import area_resize
 from diwa_sim.environment import PlayroomConfig, PlayroomEnv, Workspace, make_vector_env
 
 STILL = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])

@@ -301,6 +301,12 @@ def test_quaternions_are_scipy_s_up_to_their_sign():
         np.testing.assert_allclose(quick * np.sign(quick @ slow), slow, atol=1e-9)
 
 
+def test_simulating_needs_no_ros():
+    modules = "bulk, demonstrations, replay, simulate, workers"
+    check = f"import sys; from diwa_sim import {modules}; sys.exit('rclpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], timeout=TIMEOUT_S, check=False).returncode == 0
+
+
 # What befalls the processes
 
 PROGRAM = """
@@ -353,6 +359,12 @@ def test_a_worker_that_dies_ends_with_one_line(bulk_process):
     assert bulk_process.returncode == 1
     assert "Traceback" not in output
     assert "a worker process has died" in output.splitlines()[-1]
+
+
+def test_workers_do_not_outlive_a_killed_parent(bulk_process):
+    bulk_process.kill()
+    bulk_process.communicate(timeout=TIMEOUT_S)  # ends only when the last worker closes the pipe
+    assert bulk_process.returncode == -signal.SIGKILL
 
 
 def test_a_broken_pool_is_told_in_one_line():

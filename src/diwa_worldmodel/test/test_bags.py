@@ -257,6 +257,54 @@ def test_a_bag_without_a_single_step_is_refused_with_the_reasons(imported):
         imported(sorted(made, key=lambda item: item.log_ns))
 
 
+@pytest.fixture
+def short_parts(monkeypatch):
+    """Bags are put together second by second, as long ones are hour by hour."""
+    monkeypatch.setattr("diwa_worldmodel.dataset.bags.PART_S", 1.0)
+
+
+def test_a_long_bag_is_put_together_part_by_part(short_parts, imported):
+    at = START_NS + round(2.6 * NS)
+    made = [*items(4.0, scene=True), Item(topics.ANNOTATION, at, at, {"skill": "lift-cube", "success": False})]
+    recording = imported(made)
+    assert [(episode.start, episode.length) for episode in recording.episodes] == [(0, 8), (8, 8), (16, 8), (24, 8)]
+    assert numbers(recording.static) == [i + 30 * part for part in range(4) for i in range(0, 30, 4)]
+    np.testing.assert_allclose(recording.scene_state[:, 1], 0.01 * np.array(numbers(recording.static)), atol=1e-6)
+    np.testing.assert_allclose(recording.action[:7, :6], np.tile(step_action(), (7, 1)), atol=1e-6)
+    np.testing.assert_allclose(recording.action[24:31, :6], np.tile(step_action(), (7, 1)), atol=1e-6)
+    (mark,) = recording.annotations
+    assert abs(int(recording.stamp_ns[mark.frame]) - at) <= 67_000_000
+    statistics = recording.statistics
+    assert (statistics.steps, statistics.episode_ends["end"]) == (28, 4)
+    assert statistics.topics[0].messages == 120
+    assert sum(statistics.camera_skew_ms.counts) == 120
+
+
+def test_a_command_holds_into_the_next_part(short_parts, imported):
+    made = items(4.0)
+    early = [item for item in made if item.topic is topics.TARGET_POSE][:12]
+    others = [item for item in made if item.topic is not topics.TARGET_POSE]
+    recording = imported(sorted([*early, *others], key=lambda item: item.log_ns))
+    assert recording.frames == 32
+    np.testing.assert_allclose(recording.action[8:, :6], 0.0, atol=1e-9)
+
+
+def test_a_camera_that_dies_costs_the_rest_and_not_what_was_before(short_parts, imported):
+    made = [item for item in items(4.0) if item.topic is not topics.GRIPPER_IMAGE or item.log_ns < START_NS + 2 * NS]
+    recording = imported(made)
+    assert recording.frames == 16
+    assert recording.statistics.frames_left_out["image"] + recording.statistics.frames_left_out["skew"] == 16
+
+
+def test_images_that_decoding_shows_to_be_broken_are_left_out_of_their_part(short_parts, imported):
+    def broken(number, item):
+        return replace(item, values={**item.values, "bytes": [0xFF, 0xD8, 1, 2, 3]}) if number == 64 else item
+
+    recording = imported(changed(items(4.0), topics.STATIC_IMAGE, broken), encoding="png")
+    assert 64 not in numbers(recording.static)
+    assert recording.frames == 32
+
+
 @pytest.mark.parametrize("content", ["empty", "foreign", "truncated"])
 def test_damaged_bags_are_refused_with_a_line_that_helps(tmp_path, data_set, content):
     bag = write_bag(tmp_path / "bag", items(1.0))

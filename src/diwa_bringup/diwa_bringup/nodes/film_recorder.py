@@ -6,16 +6,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from diwa_msgs.msg import SceneState
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
-from diwa_bringup.film import ImageArray, film_picture
+from diwa_bringup.film import film_picture
 from diwa_conventions import topics
 from diwa_conventions.actions import RECORD_RATE_HZ
 from diwa_conventions.errors import UserError
+from diwa_conventions.images import ImageArray, raw_to_rgb
 from diwa_conventions.node_main import run_node
 from diwa_conventions.qos import profile
 from diwa_sim.film import FilmWriter
@@ -72,16 +72,11 @@ def caption(task: str, success: bool) -> str:
 
 
 def rgb_image(message: Image, topic: str) -> ImageArray:
-    """The pixels (H, W, 3) of an rgb8 message; UserError for another encoding or a message that is not whole."""
-    if message.encoding != "rgb8":
-        raise UserError(f"{topic} has encoding '{message.encoding}'; the film needs 'rgb8'")
-    pixels = np.frombuffer(message.data, np.uint8)
-    if message.step < 3 * message.width or pixels.size != message.height * message.step:
-        raise UserError(
-            f"{topic} has {pixels.size} bytes for {message.width}x{message.height} pixels in rows of {message.step}"
-        )
-    rows = pixels.reshape(message.height, message.step)[:, : 3 * message.width]
-    return rows.reshape(message.height, message.width, 3)
+    """The pixels (H, W, 3) of the message; UserError, with its topic, for what is not known or not whole."""
+    try:
+        return raw_to_rgb(message.encoding, message.height, message.width, message.step, message.data)
+    except UserError as error:
+        raise UserError(f"{topic}: {error}") from error
 
 
 def _open_film(path: str, rate_hz: float) -> FilmWriter:

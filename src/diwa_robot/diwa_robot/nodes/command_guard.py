@@ -223,7 +223,12 @@ class CommandGuardNode(LifecycleNode):
     def _look_for_other_publishers(self) -> None:
         """Tell the guard who else publishes target_pose; one publisher of this node's name is this node's own."""
         found = self.get_publishers_info_by_topic(self.resolve_topic_name(topics.TARGET_POSE.name))
-        names = sorted(f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found)
+        names = sorted(
+            f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+            if "UNKNOWN" not in info.node_name
+            else "one not yet known by name"
+            for info in found
+        )
         if self.get_fully_qualified_name() in names:
             names.remove(self.get_fully_qualified_name())
         self._guard.other_publishers(names, time.monotonic())

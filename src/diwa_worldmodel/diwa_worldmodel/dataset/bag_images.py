@@ -1,4 +1,4 @@
-"""Second pass over a bag: the images that frames use, decoded and made small."""
+"""Second pass over a part of a bag: the images that frames use, decoded and made small."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from diwa_conventions.bags.reader import Bag, RawMessage
 from diwa_conventions.images import ImageArray, SquareImages
 from diwa_worldmodel.dataset import cdr
-from diwa_worldmodel.dataset.bag_streams import BagStreams
+from diwa_worldmodel.dataset.bag_streams import BagStreams, Part
 from diwa_worldmodel.dataset.bag_topics import COMPRESSED_TYPE, BagTopics
 from diwa_worldmodel.dataset.records import Role
 from diwa_worldmodel.dataset.stamps import IntArray
@@ -41,13 +41,14 @@ class ImagePairs:
     def __init__(
         self,
         bag: Bag,
+        part: Part,
         topics: BagTopics,
         found: BagStreams,
         frames: Plan,
         square: SquareImages,
         progress: Callable[[RawMessage], None],
     ) -> None:
-        self._bag, self._square, self._progress = bag, square, progress
+        self._bag, self._part, self._square, self._progress = bag, part, square, progress
         self._frames = len(frames.stamps_ns)
         self._plan = frames
         self._cameras: dict[str, _Camera] = {}
@@ -63,7 +64,7 @@ class ImagePairs:
         """Which frames, and their static and gripper images (n, S, S, 3)."""
         static, gripper = self._cameras.values()
         done = 0
-        for message in self._bag.messages(list(self._cameras)):
+        for message in self._bag.messages(list(self._cameras), self._part.begin_ns, self._part.end_ns):
             self._progress(message)
             self._take(message)
             while min(len(static.ready), len(gripper.ready)) >= _BLOCK_FRAMES:

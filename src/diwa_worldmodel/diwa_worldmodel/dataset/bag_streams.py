@@ -1,21 +1,19 @@
-"""First pass over a bag: stamps and numbers of all topics that make frames, but no pixels.
-
-Takes some 80 MB per hour of recording: the numbers of all messages stay in memory, everything else is forgotten.
-"""
+"""First pass over a part of a bag: stamps and numbers of all topics that make frames, but no pixels."""
 
 from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from diwa_conventions.actions import FloatArray, Pose, matrix_to_euler
 from diwa_conventions.bags.reader import Bag, RawMessage
 from diwa_conventions.errors import UserError
+from diwa_conventions.topics import FINGER_JOINTS
 from diwa_worldmodel.dataset import cdr
 from diwa_worldmodel.dataset.bag_topics import COMPRESSED_TYPE, BagOptions, BagTopics
 from diwa_worldmodel.dataset.records import Role, TopicReport
@@ -41,6 +39,14 @@ SCENE_STATE_NAMES = (
 _Read = Callable[[bytes, int], "tuple[float, ...]"]
 
 
+class Row(NamedTuple):
+    """One message of a column."""
+
+    stamp_ns: int
+    log_ns: int
+    values: tuple[float, ...]
+
+
 class Column:
     """Stamp, time of arrival and a few numbers of each message of one topic, as they arrive."""
 
@@ -50,7 +56,9 @@ class Column:
         self.read = read
         self._stamps, self._log, self._values = array("q"), array("q"), array("d")
         self.unreadable = 0
-        """Messages without a readable header, or that were too short."""
+        """Messages without a readable header."""
+        self.without_values = 0
+        """Messages without what is looked for."""
 
     def add(self, message: RawMessage) -> None:
         try:
@@ -63,9 +71,20 @@ class Column:
         except (struct.error, ValueError):
             values = (np.nan,) * self._width
         if values:
-            self._stamps.append(stamp)
-            self._log.append(message.log_ns)
-            self._values.extend(values)
+            self.append(Row(stamp, message.log_ns, values))
+        else:
+            self.without_values += 1
+
+    def append(self, row: Row) -> None:
+        self._stamps.append(row.stamp_ns)
+        self._log.append(row.log_ns)
+        self._values.extend(row.values)
+
+    def last(self) -> Row | None:
+        """The message that arrived last."""
+        if not self._stamps:
+            return None
+        return Row(self._stamps[-1], self._log[-1], tuple(self._values[-self._width :]))
 
     def times(self) -> tuple[IntArray, IntArray]:
         """Stamps and times of arrival, each (N,) [ns]."""
@@ -113,15 +132,18 @@ class BagStreams:
     streams: Streams
     ordered: dict[Role, Ordered]
     scene_state: FloatArray | None
-    """(N, 12) by SCENE_STATE_NAMES, for the N usable messages of that topic."""
+    """(N, 12) by SCENE_STATE_NAMES, for the N usable messages of that topic; None if the bag has no such topic."""
     marks: tuple[Mark, ...]
     warnings: tuple[str, ...]
+    last_commands: dict[Role, Row]
+    """In force at the end of the part."""
 
     @property
     def reports(self) -> tuple[TopicReport, ...]:
         return tuple(topic.report for topic in self.ordered.values())
 
 
+_COMMANDS: tuple[Role, ...] = ("target_pose", "gripper_command")
 _WIDTHS: dict[Role, int] = {
     "static_image": 1,
     "gripper_image": 1,
@@ -132,18 +154,30 @@ _WIDTHS: dict[Role, int] = {
 }
 
 
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a bag, by the times of arrival, and what was in force before it."""
+
+    begin_ns: int
+    end_ns: int
+    """One past the last."""
+    commands: Mapping[Role, Row] = field(default_factory=dict)
+
+
 def read_streams(
-    bag: Bag, topics: BagTopics, options: BagOptions, progress: Callable[[RawMessage], None]
+    bag: Bag, part: Part, topics: BagTopics, options: BagOptions, progress: Callable[[RawMessage], None]
 ) -> BagStreams:
     """UserError for clocks that differ or were set back, and for joint states without fingers."""
     columns = {
         role: Column(topic.name, _WIDTHS[role], _reader(role, topic.type)) for role, topic in topics.roles.items()
     }
+    for role, row in part.commands.items():
+        columns[role].append(row)
     by_name = {column.topic: column for column in columns.values()}
     scene: list[tuple[int, int, list[float]]] = []
     marks: list[Mark] = []
     scene_name = topics.scene_state.name if topics.scene_state else None
-    for message in bag.messages(topics.names()):
+    for message in bag.messages(topics.names(), part.begin_ns, part.end_ns):
         progress(message)
         column = by_name.get(message.topic)
         if column is not None:
@@ -155,13 +189,14 @@ def read_streams(
     by_log = options.clock == "log"
     ordered = {role: order(column.topic, role, *column.times(), by_log) for role, column in columns.items()}
     _check_found(columns, ordered)
-    scene_states = _Scene(scene_name or "", scene, by_log)
+    scene_states = _Scene(scene_name, scene, by_log)
     clocks = {topic.report.topic: topic for topic in [*ordered.values(), scene_states.ordered]}
     check_clocks(clocks, ordered["static_image"].report.topic)
     warnings = [line for topic in ordered.values() for line in topic.warnings]
     warnings += [line for column in columns.values() for line in _complaints(column)]
     streams = _streams(columns, ordered, scene_states.episode)
-    return BagStreams(streams, ordered, scene_states.values, tuple(marks), tuple(warnings))
+    commands = {role: last for role in _COMMANDS if (last := columns[role].last()) is not None}
+    return BagStreams(streams, ordered, scene_states.values, tuple(marks), tuple(warnings), commands)
 
 
 def _reader(role: Role, kind: str) -> _Read:
@@ -173,14 +208,17 @@ def _reader(role: Role, kind: str) -> _Read:
 
 
 def _check_found(columns: dict[Role, Column], ordered: dict[Role, Ordered]) -> None:
-    if not len(columns["joint_states"].times()[0]):
-        raise UserError(
-            f"{columns['joint_states'].topic} names no finger joints; expected panda_finger_joint1 and 2: "
-            "use the gripper's topic with --remap joint_states=/its/name"
-        )
-    for role, topic in ordered.items():
-        if not len(topic.stamps_ns):
-            raise UserError(f"{columns[role].topic} has no readable message; was it recorded with other definitions?")
+    """UserError for a topic all of whose messages are of no use."""
+    for role, column in columns.items():
+        if len(ordered[role].stamps_ns):
+            continue
+        if column.without_values:
+            raise UserError(
+                f"{column.topic} names no finger joints; expected {' and '.join(FINGER_JOINTS)}: "
+                "use the gripper's topic with --remap joint_states=/its/name"
+            )
+        if column.unreadable:
+            raise UserError(f"{column.topic} has no readable message; was it recorded with other definitions?")
 
 
 def _complaints(column: Column) -> list[str]:
@@ -233,18 +271,19 @@ def _scene_row(message: Any, log_ns: int) -> tuple[int, int, list[float]]:
 
 
 class _Scene:
-    """The usable scene states in order; none if there are none."""
+    """The usable scene states in order; None if the bag has no such topic."""
 
-    def __init__(self, topic: str, rows: list[tuple[int, int, list[float]]], by_log: bool) -> None:
+    def __init__(self, topic: str | None, rows: list[tuple[int, int, list[float]]], by_log: bool) -> None:
         stamps = np.array([stamp for stamp, _, _ in rows], dtype=np.int64)
         arrivals = np.array([arrival for _, arrival, _ in rows], dtype=np.int64)
         # Its report is not kept: a real scene has no such topic.
-        self.ordered = order(topic, "current_pose", stamps, arrivals, by_log)
+        self.ordered = order(topic or "", "current_pose", stamps, arrivals, by_log)
         self.episode: Numbers | None = None
         self.values: FloatArray | None = None
         """(N, 12)."""
-        if rows:
-            values = np.array([row for _, _, row in rows])[self.ordered.kept]
+        if topic is not None:
+            values = np.array([row for _, _, row in rows]).reshape(len(rows), -1)[self.ordered.kept]
+            values = values if len(rows) else np.zeros((0, len(SCENE_STATE_NAMES) + 1))
             self.episode, self.values = Numbers(self.ordered.stamps_ns, values[:, -1]), values[:, :-1]
 
 

@@ -85,7 +85,8 @@ def find_topics(bag: Bag, options: BagOptions) -> BagTopics:
             roles[role] = found
     if missing:
         raise UserError(_missing(bag, missing, options))
-    return BagTopics(roles, *(_find(bag, topic, options) for topic in EXTRAS))
+    extras = [_find(bag, topic, options) for topic in EXTRAS]
+    return BagTopics(roles, *(topic if topic and topic.messages else None for topic in extras))
 
 
 def _missing(bag: Bag, missing: Iterable[str], options: BagOptions) -> str:
