@@ -275,6 +275,8 @@ class Interlocks(RuleBasedStateMachine):
             config = guard.config
             assert (guard.goal.position >= config.low).all() and (guard.goal.position <= config.high).all()
             reach_m = config.max_speed_m_s * (0.5 + config.max_lag_s)
+            if config.max_acceleration_m_s2 > 0.0:  # a target that the goal turned back on has to brake first
+                reach_m += config.max_speed_m_s**2 / (2.0 * config.max_acceleration_m_s2)
             assert guard.goal.distance_m(guard.target) <= reach_m + 1e-6
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -24,15 +23,30 @@ _BLOCK_FRAMES = 50
 
 @dataclass
 class _Camera:
-    """Which images of one camera frames wait for, in the order in which they come."""
+    """Which images of one camera frames wait for. Some arrived after later ones."""
 
-    rows: IntArray
-    """(F,) rows of the first pass."""
+    frames: dict[int, list[int]]
+    """From a row of the first pass to the frames that use it."""
     fields: Callable[[bytes, int], cdr.ImageFields]
     row: int = -1
-    next: int = 0
-    ready: deque[ImageArray | None] = field(default_factory=deque)
-    """None: could not be decoded."""
+    ready: dict[int, ImageArray | None] = field(default_factory=dict)
+    """By frame. None: could not be decoded."""
+    complete: int = 0
+    """All frames before this one are ready or were handed out."""
+
+    @classmethod
+    def waiting_for(cls, rows: IntArray, fields: Callable[[bytes, int], cdr.ImageFields]) -> _Camera:
+        """``rows`` (F,) of the first pass, by frame."""
+        frames: dict[int, list[int]] = {}
+        for frame, row in enumerate(rows.tolist()):
+            frames.setdefault(row, []).append(frame)
+        return cls(frames, fields)
+
+    def put(self, image: ImageArray | None) -> None:
+        """The image of the present row."""
+        self.ready.update(dict.fromkeys(self.frames[self.row], image))
+        while self.complete in self.ready:
+            self.complete += 1
 
 
 class ImagePairs:
@@ -56,7 +70,7 @@ class ImagePairs:
         for role, index in chosen.items():
             compressed = topics.roles[role].type == COMPRESSED_TYPE
             fields = cdr.compressed_fields if compressed else cdr.image_fields
-            self._cameras[topics.roles[role].name] = _Camera(found.ordered[role].kept[index], fields)
+            self._cameras[topics.roles[role].name] = _Camera.waiting_for(found.ordered[role].kept[index], fields)
         self.bad: list[tuple[bool, int]] = []
         """(is it static, index into the stream) of images that cannot be decoded."""
 
@@ -67,7 +81,7 @@ class ImagePairs:
         for message in self._bag.messages(list(self._cameras), self._part.begin_ns, self._part.end_ns):
             self._progress(message)
             self._take(message)
-            while min(len(static.ready), len(gripper.ready)) >= _BLOCK_FRAMES:
+            while min(static.complete, gripper.complete) - done >= _BLOCK_FRAMES:
                 yield self._block(done, _BLOCK_FRAMES)
                 done += _BLOCK_FRAMES
         if done < self._frames:
@@ -79,7 +93,7 @@ class ImagePairs:
         for number, camera in enumerate(self._cameras.values()):
             stack = np.zeros((count, size, size, 3), dtype=np.uint8)
             for i in range(count):
-                image = camera.ready.popleft()
+                image = camera.ready.pop(begin + i)
                 if image is None:
                     index = (self._plan.static if number == 0 else self._plan.gripper)[begin + i]
                     self.bad.append((number == 0, int(index)))
@@ -96,13 +110,8 @@ class ImagePairs:
         except (struct.error, ValueError):
             return
         camera.row += 1
-        image: ImageArray | None = None
-        decoded = False
-        while camera.next < len(camera.rows) and camera.rows[camera.next] == camera.row:
-            if not decoded:
-                image, decoded = self._decode(camera, message.data, offset), True
-            camera.ready.append(image)
-            camera.next += 1
+        if camera.row in camera.frames:
+            camera.put(self._decode(camera, message.data, offset))
 
     def _decode(self, camera: _Camera, data: bytes, offset: int) -> ImageArray | None:
         try:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from diwa_worldmodel.dataset.records import Histogram, Statistics, TopicReport
 from diwa_worldmodel.dataset.stamps import IntArray
 
-SKEW_EDGES_MS = tuple(float(edge) for edge in range(-50, 55, 5))
+SKEW_EDGES_MS = tuple(edge + 0.5 for edge in range(-51, 51))
 
 
 def skew_histogram(skew_ns: IntArray) -> Histogram:

@@ -187,9 +187,10 @@ def read_streams(
         else:
             marks.append(_mark(bag.decode(message), message.log_ns, options))
     by_log = options.clock == "log"
-    ordered = {role: order(column.topic, role, *column.times(), by_log) for role, column in columns.items()}
-    _check_found(columns, ordered)
     scene_states = _Scene(scene_name, scene, by_log)
+    resets = scene_states.resets_ns()
+    ordered = {role: order(column.topic, role, *column.times(), by_log, resets) for role, column in columns.items()}
+    _check_found(columns, ordered)
     clocks = {topic.report.topic: topic for topic in [*ordered.values(), scene_states.ordered]}
     check_clocks(clocks, ordered["static_image"].report.topic)
     warnings = [line for topic in ordered.values() for line in topic.warnings]
@@ -285,6 +286,13 @@ class _Scene:
             values = np.array([row for _, _, row in rows]).reshape(len(rows), -1)[self.ordered.kept]
             values = values if len(rows) else np.zeros((0, len(SCENE_STATE_NAMES) + 1))
             self.episode, self.values = Numbers(self.ordered.stamps_ns, values[:, -1]), values[:, :-1]
+
+    def resets_ns(self) -> IntArray:
+        """(R, 2): the last stamp of each episode and the first of the next."""
+        if self.episode is None:
+            return np.empty((0, 2), dtype=np.int64)
+        last = np.flatnonzero(np.diff(self.episode.values))
+        return np.stack([self.episode.stamps_ns[last], self.episode.stamps_ns[last + 1]], axis=1)
 
 
 def _mark(message: Any, log_ns: int, options: BagOptions) -> Mark:

@@ -56,7 +56,7 @@ class TopicQuality:
     @property
     def dropped_share(self) -> float:
         """Of the messages that should have come."""
-        return share(self.dropped, self.dropped + self.messages - self.duplicates - self.backwards)
+        return share(self.dropped, self.dropped + self.messages - self.duplicates)
 
     @property
     def late_share(self) -> float:

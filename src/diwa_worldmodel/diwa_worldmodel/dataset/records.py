@@ -83,7 +83,7 @@ class TopicReport:
     duplicates: int = 0
     """Stamp equal to the one before; not used."""
     backwards: int = 0
-    """Stamp before an earlier one's; not used."""
+    """Overtaken by a later stamp; put back in their place."""
     largest_gap_s: float = 0.0
 
 

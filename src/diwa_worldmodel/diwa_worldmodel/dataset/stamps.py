@@ -24,27 +24,36 @@ STEP_BACK_S = 1.0
 PAUSE_S = 0.5
 """Commands may pause (the guard is disarmed): a longer gap between them is no loss."""
 LATE_PERIODS = 1.5
+_NO_RESETS: IntArray = np.empty((0, 2), dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Ordered:
-    """The messages of one topic that can be used; N of them, in the order in which they arrived."""
+    """The messages of one topic that can be used; N of them, in the order of their stamps."""
 
     stamps_ns: IntArray
     """(N,) strictly increasing."""
     kept: IntArray
-    """(N,) which messages of the topic these are."""
+    """(N,) which messages of the topic these are, counted in the order of arrival."""
     delay_ns: float
     """Median of arrival minus stamp; 0 if the times of arrival had to stand in for the stamps."""
     report: TopicReport
     warnings: tuple[str, ...] = ()
 
 
-def order(topic: str, role: Role, stamps_ns: IntArray, log_ns: IntArray, by_log: bool = False) -> Ordered:
+def order(
+    topic: str,
+    role: Role,
+    stamps_ns: IntArray,
+    log_ns: IntArray,
+    by_log: bool = False,
+    resets_ns: IntArray = _NO_RESETS,
+) -> Ordered:
     """The usable messages of a topic from stamps (N,) and times of arrival (N,) in the order of arrival.
 
-    Messages without stamp (0) are left out; if none has one, or ``by_log``, the times of arrival stand in. So are
-    duplicates and messages that others overtook. UserError for a clock that was set back.
+    Messages that others overtook are put back in their place. Duplicates are left out, and so are messages without
+    stamp (0); if none has one, or ``by_log``, the times of arrival stand in. While the scene is reset, between the
+    stamps ``resets_ns`` (R, 2), nothing is lost. UserError for a clock that was set back.
     """
     warnings: tuple[str, ...] = ()
     messages = len(stamps_ns)
@@ -58,14 +67,28 @@ def order(topic: str, role: Role, stamps_ns: IntArray, log_ns: IntArray, by_log:
         warnings = (f"{topic}: {messages - len(kept)} of {messages} messages have no stamp and were left out",)
     times, arrivals = times[kept], log_ns[kept]
     before = np.concatenate([[np.iinfo(np.int64).min], np.maximum.accumulate(times)[:-1]])
-    duplicates, backwards = times == before, times < before
+    backwards = times < before
     _check_set_back(topic, backwards, times, arrivals)
-    fresh = ~duplicates & ~backwards
+    sequence = np.argsort(times, kind="stable")
+    fresh = sequence[np.diff(times[sequence], prepend=-1) > 0]
     stamps = times[fresh]
     delays = arrivals[fresh] - stamps
     delay = float(np.median(delays)) if len(delays) else 0.0
-    report = _report(topic, role, messages, stamps, delays, int(duplicates.sum()), int(backwards.sum()))
+    gaps = _gaps_s(role, stamps, resets_ns)
+    report = _report(topic, role, messages, stamps, gaps, delays, len(times) - len(fresh), int(backwards.sum()))
     return Ordered(stamps, kept[fresh], delay, report, warnings)
+
+
+def _gaps_s(role: Role, stamps: IntArray, resets_ns: IntArray) -> npt.NDArray[np.float64]:
+    """Distances [s] of the stamps, without those that are meant: pauses of commands, resets of the scene."""
+    gaps = np.diff(stamps) / NS
+    meant = np.zeros(len(gaps), dtype=bool)
+    for begin, end in resets_ns.tolist():
+        first, last = np.searchsorted(stamps, begin, "right"), np.searchsorted(stamps, end, "left")
+        meant[max(0, int(first) - 1) : int(last)] = True
+    if role in ("target_pose", "gripper_command"):
+        meant |= gaps > PAUSE_S
+    return gaps[~meant]
 
 
 def _check_set_back(topic: str, backwards: npt.NDArray[np.bool_], times: IntArray, arrivals: IntArray) -> None:
@@ -81,13 +104,17 @@ def _check_set_back(topic: str, backwards: npt.NDArray[np.bool_], times: IntArra
 
 
 def _report(
-    topic: str, role: Role, messages: int, stamps: IntArray, delays: IntArray, duplicates: int, backwards: int
+    topic: str,
+    role: Role,
+    messages: int,
+    stamps: IntArray,
+    gaps: npt.NDArray[np.float64],
+    delays: IntArray,
+    duplicates: int,
+    backwards: int,
 ) -> TopicReport:
     rate = rate_hz(stamps)
     expected = expected_rate_hz(rate)
-    gaps = np.diff(stamps) / NS
-    if role in ("target_pose", "gripper_command"):
-        gaps = gaps[gaps <= PAUSE_S]
     dropped = int(np.maximum(np.rint(gaps * expected) - 1.0, 0.0).sum()) if expected else 0
     beyond = delays - np.median(delays) if len(delays) else delays
     late = int((beyond > LATE_PERIODS / expected * NS).sum()) if expected else 0

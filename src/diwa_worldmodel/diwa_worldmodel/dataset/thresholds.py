@@ -19,7 +19,7 @@ class Thresholds:
     late_warn: float = 0.02
     """Of a camera's frames: they are aligned by their stamps all the same, but the recording machine is overloaded."""
     disordered_warn: float = 0.01
-    """Of a topic's messages with a stamp seen before, or overtaken: left out, and a sign of two publishers."""
+    """Of a topic's messages with a stamp seen before, or overtaken: a sign of two publishers or a full network."""
     camera_rate_off: float = 0.05
     """How far a camera's rate may be from a multiple of 7.5 Hz, as a share of it: at 30 Hz every fourth frame is a step
     (paper S.3.2), at 25 Hz steps would come unevenly."""
