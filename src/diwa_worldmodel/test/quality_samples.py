@@ -46,7 +46,7 @@ def flawless() -> Quality:
         usable_s=(frames - 10) / 7.5,
         recordings=(RecordingQuality("monday", "bag", frames, 10, 1210.0, 0, 60, 1.0),),
         topics=tuple(
-            TopicQuality(topic, role, 36_000, 30.0, 30.0, 0, 0, 0, 0, 0.04, 0.0, "monday")  # type: ignore[arg-type]
+            TopicQuality(topic, role, 36_000, 30.0, 30.0, 0, 0, 0, 0, 0.04, 0.0, "monday", 30.0)  # type: ignore[arg-type]
             for topic, role in CAMERA_TOPICS
         ),
         skew=Skew(counts, {"p50": 0.5, "p95": 1.0, "p99": 1.0}),

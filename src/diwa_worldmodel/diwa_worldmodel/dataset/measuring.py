@@ -27,6 +27,7 @@ from diwa_worldmodel.dataset.quality import (
     Timeline,
     TopicQuality,
     Workspace,
+    off_multiple,
     share,
 )
 from diwa_worldmodel.dataset.records import Episode, Histogram, Role, Statistics, TopicReport
@@ -90,7 +91,7 @@ def merge_topics(reports: Sequence[tuple[str, Sequence[TopicReport]]]) -> tuple[
         for topic in topics:
             one = TopicQuality(
                 topic.topic, topic.role, topic.messages, topic.rate_hz, topic.expected_hz, topic.dropped, topic.late,
-                topic.duplicates, topic.backwards, topic.largest_gap_s, 0.0, recording,
+                topic.duplicates, topic.backwards, topic.largest_gap_s, 0.0, recording, topic.rate_hz,
             )  # fmt: skip
             one = replace(one, worst_dropped=one.dropped_share)
             before = merged.get((topic.topic, topic.role))
@@ -114,6 +115,7 @@ def _joined(a: TopicQuality, b: TopicQuality) -> TopicQuality:
         largest_gap_s=max(a.largest_gap_s, b.largest_gap_s),
         worst_dropped=worst.worst_dropped,
         worst_recording=worst.worst_recording,
+        oddest_rate_hz=max(a.oddest_rate_hz, b.oddest_rate_hz, key=off_multiple),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diwa_conventions.actions import FRAMES_PER_STEP
+from diwa_conventions.actions import FRAMES_PER_STEP, TRAIN_RATE_HZ
 from diwa_worldmodel.dataset.records import Histogram, Role
 
 VOXEL_M = 0.05
@@ -34,6 +34,12 @@ def clock(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
+def off_multiple(rate_hz: float) -> float:
+    """How far a rate is from the nearest multiple of 7.5 Hz, as a share of that."""
+    multiple = max(1, round(rate_hz / TRAIN_RATE_HZ)) * TRAIN_RATE_HZ
+    return abs(rate_hz - multiple) / multiple
+
+
 @dataclass(frozen=True)
 class TopicQuality:
     """One topic over all recordings."""
@@ -52,6 +58,8 @@ class TopicQuality:
     worst_dropped: float
     """Largest share of dropped messages in one recording, and its name."""
     worst_recording: str
+    oddest_rate_hz: float
+    """Of the recording whose rate is farthest from a multiple of 7.5 Hz."""
 
     @property
     def dropped_share(self) -> float:

@@ -9,7 +9,16 @@ from typing import Literal, TypeAlias
 
 from diwa_conventions.actions import RECORD_RATE_HZ, TRAIN_RATE_HZ
 from diwa_worldmodel.dataset.measuring import CONSTANT
-from diwa_worldmodel.dataset.quality import SHORT_EPISODE_S, CameraImages, Quality, TopicQuality, clock, counted, share
+from diwa_worldmodel.dataset.quality import (
+    SHORT_EPISODE_S,
+    CameraImages,
+    Quality,
+    TopicQuality,
+    clock,
+    counted,
+    off_multiple,
+    share,
+)
 from diwa_worldmodel.dataset.thresholds import Thresholds
 
 Level: TypeAlias = Literal["ok", "warn", "bad"]
@@ -128,12 +137,11 @@ def _disordered(quality: Quality, limits: Thresholds) -> Iterator[Verdict]:
 
 def _camera_rate(quality: Quality, limits: Thresholds) -> Iterator[Verdict]:
     for camera, topic in _cameras(quality):
-        multiple = max(1, round(topic.rate_hz / TRAIN_RATE_HZ)) * TRAIN_RATE_HZ
-        if abs(topic.rate_hz - multiple) > limits.camera_rate_off * multiple:
+        if off_multiple(topic.oddest_rate_hz) > limits.camera_rate_off:
             yield Verdict(
                 "camera rate",
                 "warn",
-                f"{camera} delivers {topic.rate_hz:.1f} Hz; more than {_percent(limits.camera_rate_off)} off a "
+                f"{camera} delivers {topic.oddest_rate_hz:.1f} Hz; more than {_percent(limits.camera_rate_off)} off a "
                 f"multiple of {TRAIN_RATE_HZ:g} Hz steps come unevenly: set its driver to {RECORD_RATE_HZ:g} Hz, "
                 "shorten the exposure",
             )
