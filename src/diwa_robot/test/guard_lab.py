@@ -16,7 +16,8 @@ from sensor_msgs.msg import CameraInfo
 from diwa_conventions import topics
 from diwa_conventions.qos import message_type, profile
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
+ANSWER_S = 5.0
 HOME_M = (0.46, 0.0, 0.33)
 OUT = (
     topics.TARGET_POSE,
@@ -35,6 +36,16 @@ def start(*parameters: str) -> subprocess.Popen:
     for parameter in parameters:
         command += ["-p", parameter]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Stop the guard so that it takes leave: one that is killed is seen by others for another 20 s."""
+    process.terminate()
+    try:
+        process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
 
 
 class Lab:
@@ -89,20 +100,26 @@ class Lab:
         return self.seen[topic][-1]
 
     def call(self, kind, name: str, **request):
+        """The service's answer. Asked again after a while: a guard that was killed may have got the question."""
         client = self.node.create_client(kind, f"/diwa/{name}")
         self.until(client.service_is_ready, f"service {name}")
-        future = client.call_async(kind.Request(**request))
-        self.until(future.done, f"answer of {name}")
+        asked: list = []
+
+        def answered():
+            if not asked or time.monotonic() - asked[-1][0] > ANSWER_S:
+                asked.append((time.monotonic(), client.call_async(kind.Request(**request))))
+            return next((future for _, future in asked if future.done()), None)
+
+        answer = self.until(answered, f"answer of {name}").result()
         self.node.destroy_client(client)
-        return future.result()
+        return answer
 
     def state_is(self, state: int) -> GuardState:
         return self.until(lambda: (s := self.next(topics.GUARD_STATE)).state == state and s, f"state {state}")
 
     def arm(self, source: str = "teleop") -> None:
         """Arm as soon as everything has reached the guard."""
-        answer = self.until(lambda: (a := self.call(Arm, topics.ARM_SERVICE, source=source)).success and a, "arming")
-        assert answer.message == f"{source} moves the arm now"
+        self.until(lambda: self.call(Arm, topics.ARM_SERVICE, source=source).success, "arming")
         self.sequence = 0
 
     def ready(self, source: str = "teleop") -> None:

@@ -7,7 +7,7 @@ import rclpy
 from diwa_msgs.msg import GuardState
 from diwa_msgs.srv import Arm
 from geometry_msgs.msg import PoseStamped
-from guard_lab import HOME_M, PATIENT, TIMEOUT_S, Lab, point, stamp_s, start
+from guard_lab import HOME_M, PATIENT, TIMEOUT_S, Lab, end, point, stamp_s, start
 from rosgraph_msgs.msg import Clock
 
 from diwa_conventions import topics
@@ -38,8 +38,7 @@ def guards():
 
     yield begin
     for process in running:
-        process.kill()
-        process.communicate()
+        end(process)
 
 
 def test_guard_that_is_ended_while_armed_disarms_and_says_so(lab, guards):

@@ -9,7 +9,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from diwa_msgs.msg import GuardState
 from diwa_msgs.srv import Arm, Disarm, Recover
 from geometry_msgs.msg import PoseStamped
-from guard_lab import HOME_M, PATIENT, TIMEOUT_S, Lab, point, stamp_s, start
+from guard_lab import HOME_M, PATIENT, TIMEOUT_S, Lab, end, point, stamp_s, start
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 
@@ -28,8 +28,7 @@ def ros():
 def guard():
     process = start(*PATIENT)
     yield process
-    process.kill()
-    process.communicate()
+    end(process)
 
 
 @pytest.fixture(scope="module")
