@@ -162,6 +162,10 @@ class McapFile:
             raise
         self.index.add_chunk(index, counts)
 
+    def sync(self) -> None:
+        """Wait until the disk has what was written."""
+        os.fdatasync(self._file.fileno())
+
     def finish(self, sync: bool = True) -> None:
         """Write what waits, the index and, with ``sync``, all of it to the disk; close the file, whatever happens.
 

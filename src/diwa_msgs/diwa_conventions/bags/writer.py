@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from diwa_conventions.bags.definitions import Connection
@@ -61,8 +62,11 @@ class BagWriter:
         split: Split = Split(),
         custom: Mapping[str, str] | None = None,
         chunk_s: float = CHUNK_S,
+        sync_s: float = inf,
     ) -> None:
-        """``chunk_s`` inf: chunks end by size alone, so that the same messages make the same bytes."""
+        """``chunk_s`` inf: chunks end by size alone, so that the same messages make the same bytes. Every ``sync_s``
+        what was written is forced from the system's memory to the disk: a power cut costs no more, and a fast
+        recording does not pile up gigabytes that then hold everything up."""
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} exists already and is not an empty folder; choose another bag folder")
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +83,8 @@ class BagWriter:
         self._earlier_bytes = 0
         self._schemas: dict[str, int] = {}
         self._flushed_s = 0.0
+        self._sync_s = sync_s
+        self._synced_s = time.monotonic()
         self._closed = False
         self._syncing: list[threading.Thread] = []
         self._begin_file()
@@ -130,6 +136,9 @@ class BagWriter:
         if now_s - self._flushed_s >= self._chunk_s:
             self._flushed_s = now_s
             self._file.flush()
+        if now_s - self._synced_s >= self._sync_s:
+            self._file.sync()
+            self._synced_s = time.monotonic()
 
     def close(self) -> None:
         """Write the index and metadata.yaml; a second call does nothing."""

@@ -16,6 +16,8 @@ from diwa_teleop.recording.queue import BoundedQueue
 
 _TICK_S = 0.1
 _DISK_CHECK_S = 0.5
+_SYNC_S = 1.0
+"""What a power cut can cost, beside the chunk that is being filled."""
 WARN_TIMES = 3
 """A warning begins when this many times ``min_free_bytes`` are left."""
 
@@ -58,7 +60,7 @@ class Recording:
         self.fault = ""
         self.free_bytes = 0
         self._options = options
-        self._writer = BagWriter(folder, options.compression, options.split, custom)
+        self._writer = BagWriter(folder, options.compression, options.split, custom, sync_s=_SYNC_S)
         self._queue: BoundedQueue[Callable[[], object]] = BoundedQueue(options.queue_bytes)
         self._began_s = time.monotonic()
         self._disk_checked_s = 0.0
