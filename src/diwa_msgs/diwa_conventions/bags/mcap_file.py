@@ -163,8 +163,9 @@ class McapFile:
         self.index.add_chunk(index, counts)
 
     def sync(self) -> None:
-        """Wait until the disk has what was written."""
+        """Wait until the disk has what was written; then the system need not keep a copy of it in memory."""
         os.fdatasync(self._file.fileno())
+        os.posix_fadvise(self._file.fileno(), 0, self.end, os.POSIX_FADV_DONTNEED)
 
     def finish(self, sync: bool = True) -> None:
         """Write what waits, the index and, with ``sync``, all of it to the disk; close the file, whatever happens.
