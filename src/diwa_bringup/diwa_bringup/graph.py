@@ -270,7 +270,7 @@ _RECORD_ARGUMENTS = (
     Argument(
         "compression",
         "none",
-        "of the bag's chunks; zstd halves the size and needs most of a core",
+        "of the bag's chunks; smaller bags for more work",
         choices=_COMPRESSIONS,
     ),
     Argument("split_bytes", 0, "a new file of the bag begins at this size; 0: never", "integer", minimum=0),

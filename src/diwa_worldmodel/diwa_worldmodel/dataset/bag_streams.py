@@ -283,8 +283,8 @@ class _Scene:
         self.values: FloatArray | None = None
         """(N, 12)."""
         if topic is not None:
-            values = np.array([row for _, _, row in rows]).reshape(len(rows), -1)[self.ordered.kept]
-            values = values if len(rows) else np.zeros((0, len(SCENE_STATE_NAMES) + 1))
+            values = np.array([row for _, _, row in rows]).reshape(len(rows), len(SCENE_STATE_NAMES) + 1)
+            values = values[self.ordered.kept]
             self.episode, self.values = Numbers(self.ordered.stamps_ns, values[:, -1]), values[:, :-1]
 
     def resets_ns(self) -> IntArray:

@@ -85,8 +85,22 @@ def find_topics(bag: Bag, options: BagOptions) -> BagTopics:
             roles[role] = found
     if missing:
         raise UserError(_missing(bag, missing, options))
+    _check_apart(bag, roles)
     extras = [_find(bag, topic, options) for topic in EXTRAS]
     return BagTopics(roles, *(topic if topic and topic.messages else None for topic in extras))
+
+
+def _check_apart(bag: Bag, roles: Mapping[Role, BagTopic]) -> None:
+    """UserError if two of our topics are the same one of the bag."""
+    taken: dict[str, str] = {}
+    for role, topic in roles.items():
+        ours = ROLES[role].name
+        if topic.name in taken:
+            raise UserError(
+                f"{bag.path}: {topic.name} would be both {taken[topic.name]} and {ours}; give each its own with: "
+                f"--remap {ours}=/its/name"
+            )
+        taken[topic.name] = ours
 
 
 def _missing(bag: Bag, missing: Iterable[str], options: BagOptions) -> str:

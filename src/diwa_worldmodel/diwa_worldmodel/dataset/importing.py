@@ -125,6 +125,8 @@ def find_sources(paths: Sequence[Path]) -> list[tuple[Path, Kind]]:
     for path in paths:
         if not path.exists():
             raise UserError(f"there is no {path}; expected a bag, a folder of bags, a CALVIN or LeRobot folder")
+        if is_data_set(path):
+            raise UserError(f"{path} is a data set already; import its sources instead")
         sources = list(_sources_in(path))
         if not sources:
             content = ", ".join(sorted(item.name for item in path.iterdir())[:5]) or "nothing"
@@ -139,10 +141,9 @@ def _sources_in(path: Path) -> Iterator[tuple[Path, Kind]]:
     if kind is not None:
         yield path, kind
     elif path.is_dir():
-        if is_data_set(path):
-            raise UserError(f"{path} is a data set already; import its sources instead")
         for child in sorted(path.iterdir()):
-            if child.is_dir() and not child.name.startswith("."):
+            # A data set among the bags is what became of them.
+            if child.is_dir() and not child.name.startswith(".") and not is_data_set(child):
                 yield from _sources_in(child)
 
 
@@ -301,12 +302,12 @@ def _outcome(future: Future[Outcome], path: Path) -> Outcome:
 
 
 def import_one(path: Path, out: Path, options: Options, progress: Progress) -> Outcome:
-    """Import one source; a mistake in it is an outcome and no exception."""
+    """Import one source; a mistake in it is an outcome and no exception, and so is one of ours: others go on."""
     try:
         data_set = open_data_set(out)
         before = {recording.id for recording in data_set.recordings}
         recording = _import(path, data_set, options, progress)
-    except (UserError, OSError) as error:
+    except Exception as error:
         if os.environ.get("DIWA_TRACEBACK"):
             raise
         return Outcome(path, "failed", _line_of(error, out))
@@ -331,7 +332,10 @@ def _import(path: Path, data_set: DataSet, options: Options, progress: Progress)
 def _line_of(error: Exception, out: Path) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk of {out} is full; make room and import again: what was complete is kept"
-    return " ".join(str(error).split())
+    line = " ".join(str(error).split())
+    if isinstance(error, (UserError, OSError)):
+        return line
+    return f"{type(error).__name__}: {line or 'no reason given'} (a fault of diwa; DIWA_TRACEBACK=1 shows where)"
 
 
 def describe(recording: Recording) -> str:
