@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,6 +21,8 @@ def start(specs: Sequence[NodeSpec]) -> int:
     """Run the nodes until they end or are told to; the exit code of :meth:`ProcessManager.run`."""
     with tempfile.TemporaryDirectory(prefix="diwa_parameters_") as folder:
         commands = [node_command(spec, Path(folder)) for spec in specs]
+        for line in idle_patterns(specs):
+            print(f"diwa: warning: {line}", file=sys.stderr, flush=True)
         return ProcessManager(commands).run()
 
 
@@ -44,6 +49,35 @@ def _check_readable(file: str) -> None:
         raise UserError(f"parameter file {file} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not all("ros__parameters" in str(part) for part in content.values()):
         raise UserError(f"parameter file {file} is not one; expected NODE: {{ros__parameters: {{NAME: VALUE}}}}")
+
+
+def idle_patterns(specs: Sequence[NodeSpec]) -> list[str]:
+    """A line for each entry of the parameter files that is of no node here: it would be ignored without a word."""
+    names = [spec.full_name for spec in specs]
+    lines = []
+    for file in sorted({file for spec in specs for file in spec.parameter_files}):
+        for pattern in _node_patterns(yaml.safe_load(Path(file).read_text(encoding="utf-8"))):
+            if not any(_matches(pattern, name) for name in names):
+                lines.append(
+                    f"parameter file {file} sets parameters of {pattern}, which is none of the nodes started here: "
+                    f"{', '.join(names)}"
+                )
+    return lines
+
+
+def _node_patterns(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Names of nodes, with wildcards, that the file holds parameters of; namespaces may be nested."""
+    for key, value in content.items():
+        if key == "ros__parameters":
+            yield prefix
+        elif isinstance(value, dict):
+            yield from _node_patterns(value, f"{prefix}/{str(key).strip('/')}")
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether rcl gives the node these parameters: ``**`` stands for any number of words, ``*`` for one."""
+    words = re.escape(pattern).replace(r"/\*\*", "(/[^/]+)*").replace(r"\*", "[^/]+")
+    return re.fullmatch(words, name) is not None
 
 
 def executable(spec: NodeSpec) -> Path:

@@ -8,7 +8,7 @@ import yaml
 
 from diwa_bringup import start as start_module
 from diwa_bringup.graph import NodeSpec
-from diwa_bringup.start import executable, node_command, start
+from diwa_bringup.start import executable, idle_patterns, node_command, start
 from diwa_conventions.errors import UserError
 
 SHOW_PARAMETERS = f"""#!{sys.executable}
@@ -84,3 +84,22 @@ def test_foreign_package_is_asked_for_by_its_debian_name(monkeypatch: pytest.Mon
     monkeypatch.setenv("ROS_DISTRO", "jazzy")
     with pytest.raises(UserError, match="sudo apt-get install ros-jazzy-joy-none"):
         executable(NodeSpec("joy_none", "joy_node", "joy_node", "/diwa"))
+
+
+@pytest.mark.parametrize(
+    "key", ["/**", "/**/camera", "/diwa/camera", "diwa/camera", "/*/camera", "/diwa/*", "diwa: {camera"]
+)
+def test_parameters_of_a_node_that_is_started_are_not_complained_about(tmp_path: Path, key: str):
+    lab = tmp_path / "lab.yaml"
+    lab.write_text(f"{key}: {{ros__parameters: {{rate: 100.0}}}}" + "}" * key.count("{"))
+    assert idle_patterns([NodeSpec("p", "e", "camera", "/diwa", parameter_files=(str(lab),))]) == []
+
+
+@pytest.mark.parametrize("key", ["camera", "/diwa/camra", "/*", "/**/cam", "/diwa/camera/*"])
+def test_parameters_of_no_node_that_is_started_are_named(
+    program: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], key: str
+):
+    lab = tmp_path / "lab.yaml"
+    lab.write_text(f"{key}: {{ros__parameters: {{rate: 100.0}}}}")
+    assert start([NodeSpec("p", "e", "camera", "/diwa", {"seed": 5}, parameter_files=(str(lab),))]) == 0
+    assert f"sets parameters of /{key.strip('/')}, which is none of the nodes" in capfd.readouterr().err

@@ -16,7 +16,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
-from diwa_conventions.errors import UserError
+from diwa_conventions.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -42,6 +42,7 @@ def run_node(
     code = 2
     try:
         node = make_node()
+        _check_parameters(node)
         code = 0 if begin(node) else 1
         if code == 0:
             _spin(node, lambda spun: stop() or finished(spun))
@@ -55,6 +56,14 @@ def run_node(
             node.destroy_node()
         rclpy.shutdown()
     return code
+
+
+def _check_parameters(node: Node) -> None:
+    """UserError for a parameter that was given, in a file say, and that the node does not have: rclpy ignores it."""
+    known = sorted(node._parameters)
+    for name in node._parameter_overrides:
+        if name not in node._parameters and not name.startswith("qos_overrides."):
+            raise unknown("parameter", name, known)
 
 
 def _stop_on_signals() -> Callable[[], bool]:

@@ -34,10 +34,12 @@ sys.exit(run_node(Example, close=close, {options}))
 """
 
 
-def start(init: str = "pass", tick: str = "pass", close: int = 0, options: str = "") -> subprocess.Popen:
+def start(
+    init: str = "pass", tick: str = "pass", close: int = 0, options: str = "", words: tuple[str, ...] = ()
+) -> subprocess.Popen:
     program = PROGRAM.format(init=init, tick=tick, close=close, options=options)
     pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", program], stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen([sys.executable, "-c", program, *words], stdout=pipe, stderr=pipe, text=True)
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -81,3 +83,19 @@ def test_a_fault_of_ours_keeps_its_traceback() -> None:
     assert code == 1
     assert "Traceback" in errors
     assert errors.endswith("ValueError: a bug\n")
+
+
+def test_a_parameter_that_it_does_not_have_ends_it_with_one_line() -> None:
+    declare = "self.declare_parameter('max_speed', 1.0)"
+    code, _, errors = finish(start(init=declare, words=("--ros-args", "-p", "max_sped:=0.1")))
+    assert code == 2
+    assert errors.startswith("example: unknown parameter 'max_sped'; did you mean 'max_speed'? known: ")
+    assert errors.count("\n") == 1
+
+
+def test_parameters_that_it_has_and_those_of_ros_are_taken() -> None:
+    words = ("--ros-args", "-p", "max_speed:=0.1", "-p", "use_sim_time:=false")
+    words += ("-p", "qos_overrides./clock.subscription.depth:=3")
+    options = "finished=lambda node: node.ticks > 5"
+    init = "self.declare_parameter('max_speed', 1.0)"
+    assert finish(start(init=init, options=options, words=words)) == (0, "ticking\nclosed\n", "")

@@ -34,7 +34,7 @@ def operator_to_base(axes: str, rpy_rad: npt.ArrayLike) -> FloatArray:
         raise _bad_axes(axes, "it mirrors space; change one more sign, or swap two axes")
     angles = np.array(rpy_rad, dtype=np.float64)
     if angles.shape != (3,) or not np.isfinite(angles).all():
-        raise UserError(f"frame_rpy is {angles.tolist()}; expected three finite angles [rad]")
+        raise UserError(f"frame_rpy_rad is {angles.tolist()}; expected three finite angles [rad]")
     return euler_to_matrix(angles) @ matrix
 
 

@@ -146,6 +146,16 @@ def test_keys_are_read_as_typed_without_echo_and_escape_sequences_are_one_key(te
         assert keys.read_keys() == ["w", "W", "\x1b[A", "\x1b[1;5C", "\x1bOD", " ", "1"]
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+def test_an_escape_sequence_that_comes_in_two_parts_is_one_key(terminal, cut: int):
+    person, stream = terminal
+    with Terminal(stream) as keys:
+        os.write(person, b"w\x1b[1;5C"[: 1 + cut])
+        read = keys.read_keys()
+        os.write(person, b"w\x1b[1;5C"[1 + cut :])
+        assert read + keys.read_keys() == ["w", "\x1b[1;5C"]
+
+
 def test_the_terminal_is_as_before_also_after_an_error(terminal):
     _, stream = terminal
     before = termios.tcgetattr(stream.fileno())

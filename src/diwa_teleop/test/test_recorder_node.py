@@ -242,6 +242,13 @@ def test_disk_that_is_full_is_a_fault_and_the_node_lives_on(world: World, record
     assert world.start(tmp_path / "again").success
 
 
+def test_disk_that_is_full_ends_a_node_that_records_by_itself(world: World, recorders, tmp_path: Path):
+    words = (f"bag:={tmp_path / 'play'}", "autostart:=true", "required_topics:=[current_pose]", "duration_s:=1000.0")
+    recorder = start_recorder(recorders, *words, f"min_free_bytes:={2**49}")
+    out, _ = recorder.communicate(timeout=DEADLINE_S)
+    assert recorder.returncode == 1 and "is full" in out
+
+
 def test_everything_but_the_last_second_survives_a_kill(world: World, recorders, tmp_path: Path):
     recorder = start_recorder(
         recorders, f"bag:={tmp_path / 'play'}", "autostart:=true", "required_topics:=[current_pose]"

@@ -159,6 +159,12 @@ def test_unknown_topics_to_remap_are_refused():
         BagOptions(remap={"static_camera": "/a"})
 
 
+def test_one_topic_for_two_roles_is_refused(imported):
+    options = BagOptions(remap={topics.GRIPPER_IMAGE.name: "/diwa/" + topics.STATIC_IMAGE.name})
+    with pytest.raises(UserError, match="would be both static_camera/image_raw and gripper_camera/image_raw"):
+        imported(items(1.0), options)
+
+
 def test_joint_states_without_fingers_are_refused(imported):
     def arm_only(number, item):
         return replace(item, values={**item.values, "names": topics.ARM_JOINTS})
@@ -287,6 +293,13 @@ def test_a_command_holds_into_the_next_part(short_parts, imported):
     recording = imported(sorted([*early, *others], key=lambda item: item.log_ns))
     assert recording.frames == 32
     np.testing.assert_allclose(recording.action[8:, :6], 0.0, atol=1e-9)
+
+
+def test_parts_without_a_scene_state_are_no_error(short_parts, imported):
+    made = items(1.0, scene=True)
+    later = [replace(item, stamp_ns=item.stamp_ns + 5 * NS, log_ns=item.log_ns + 5 * NS) for item in made]
+    recording = imported([*made, *later])
+    assert [episode.length for episode in recording.episodes] == [8, 8]
 
 
 def test_a_camera_that_dies_costs_the_rest_and_not_what_was_before(short_parts, imported):

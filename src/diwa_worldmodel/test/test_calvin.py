@@ -134,6 +134,19 @@ def test_a_damaged_frame_is_named(tmp_path, data_set, content):
         calvin.import_calvin(split, data_set)
 
 
+def test_a_frame_that_rotted_is_named(tmp_path, data_set):
+    split = make_split(tmp_path / "training")
+    path = split / "episode_0000035.npz"
+    frame = {key: np.random.default_rng(0).integers(0, 9, np.shape(value)).astype(np.asarray(value).dtype)
+             for key, value in np.load(path).items()}  # fmt: skip
+    np.savez_compressed(path, **frame)
+    rotten = bytearray(path.read_bytes())
+    rotten[1000:1100] = bytes(byte ^ 0x77 for byte in rotten[1000:1100])
+    path.write_bytes(rotten)
+    with pytest.raises(UserError, match=r"episode_0000035.npz cannot be read \(.*\); copy it again"):
+        calvin.import_calvin(split, data_set)
+
+
 @pytest.mark.parametrize("ids", [np.zeros((0, 2), int), np.zeros(4, int), np.array([[0.0, 3.0]]), np.array([[5, 3]]),
                                  np.array([[0, 9], [9, 20]])])  # fmt: skip
 def test_segments_that_make_no_sense_are_refused(tmp_path, ids):

@@ -235,6 +235,28 @@ def test_folders_without_anything_to_import_are_refused_with_what_they_hold(bags
         find_sources([tmp_path / "out"])
 
 
+def test_a_fault_of_ours_costs_one_source_and_says_so(bags, tmp_path, monkeypatch, capsys):
+    def fail(path, data_set, options, progress):
+        if path.name == "play_1":
+            raise KeyError("axis")
+        return imported(path, data_set, options, progress)
+
+    imported = importing._import
+    monkeypatch.setattr(importing, "_import", fail)
+    assert Import((bags,), tmp_path / "out", image_size=16, workers=1).run() == 2
+    assert [recording.frames for recording in open_data_set(tmp_path / "out").recordings] == [8, 23]
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.endswith("KeyError: 'axis' (a fault of diwa; DIWA_TRACEBACK=1 shows where)")
+
+
+def test_a_data_set_among_its_bags_is_passed_over(bags, capsys):
+    for _ in range(2):
+        assert Import((bags,), bags / "data", image_size=16, workers=1).run() == 0
+    assert capsys.readouterr().out.count("already imported") == 3
+    with pytest.raises(UserError, match="is a data set already"):
+        find_sources([bags / "data"])
+
+
 def test_remap_words_become_a_table():
     assert parse_remap(["static_camera/image_raw=/a/b", "/current_pose=c"]) == {
         "static_camera/image_raw": "/a/b",

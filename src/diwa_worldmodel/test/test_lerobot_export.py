@@ -213,3 +213,12 @@ def test_attempts_are_ten_seconds_at_most() -> None:
     tasks = episode_tasks(Episode(0, 100), (Annotation(90, "open", True),))
     assert tasks.index("open") == 15
     assert tasks.count("play") == 24
+
+
+def test_a_damaged_array_is_named_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    data_set = make(tmp_path / "play")
+    (file,) = (item for item in (tmp_path / "play/recordings").glob("bag-b*/static/c/**/*") if item.is_file())
+    file.write_bytes(b"\0" * file.stat().st_size)
+    with pytest.raises(UserError, match="static cannot be read .* import its source again"):
+        exported(data_set, tmp_path / "out")
+    assert [item.name for item in tmp_path.iterdir()] == ["play"]

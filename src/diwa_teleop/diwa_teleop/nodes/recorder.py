@@ -144,7 +144,8 @@ class RecorderNode(Node):
         over = 0.0 < self._given.duration_s <= recording.duration_s
         if over or recording.fault:
             self._stop()
-            self.over = over and self._given.autostart
+            # Who started it for one recording must not go on moving the arm for nothing.
+            self.over = self._given.autostart
 
     def _begin_if_ready(self) -> None:
         unheard = self._listener.unheard(self._given.required_topics)

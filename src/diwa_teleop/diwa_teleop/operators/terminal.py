@@ -14,6 +14,8 @@ from diwa_conventions.errors import UserError
 
 _KEY = re.compile(r"\x1b\[[0-9;]*[A-Za-z~]|\x1bO[A-Z]|.", re.DOTALL)
 """An escape sequence, such as an arrow's, is one key."""
+_BEGUN = re.compile(r"\x1b(\[[0-9;]*|O)?\Z")
+"""One whose end is still on its way: read as single keys, a right arrow's end would toggle the clutch."""
 
 
 class TerminalClosedError(Exception):
@@ -33,6 +35,7 @@ class Terminal:
                 "start it by hand there: ros2 run diwa_teleop keyboard"
             )
         self._file = stream.fileno()
+        self._begun = ""
 
     def __enter__(self) -> Terminal:
         self._before = termios.tcgetattr(self._file)
@@ -57,4 +60,7 @@ class Terminal:
             typed = b""
         if not typed:
             raise TerminalClosedError
-        return _KEY.findall(typed.decode("utf-8", errors="replace"))
+        text = self._begun + typed.decode("utf-8", errors="replace")
+        begun = _BEGUN.search(text)
+        self._begun = begun[0] if begun else ""
+        return _KEY.findall(text.removesuffix(self._begun))

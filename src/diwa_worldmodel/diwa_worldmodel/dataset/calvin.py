@@ -208,10 +208,10 @@ def read_frame(file: Path, keys: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]
             if missing:
                 raise UserError(f"{file} has no {', '.join(missing)}; it has {', '.join(sorted(archive))}: not CALVIN?")
             found = {key: archive[key] for key in keys}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{file} cannot be read ({error}); copy it again") from error
+    except UserError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy each raise their own
+        raise UserError(f"{file} cannot be read ({error or type(error).__name__}); copy it again") from error
     for key, array in found.items():
         shape, kind = _SHAPES[key]
         if array.shape != shape or not np.issubdtype(array.dtype, kind):

@@ -20,6 +20,7 @@ from diwa_conventions.actions import ACTION_DIM, TRAIN_RATE_HZ
 from diwa_conventions.errors import UserError
 from diwa_worldmodel.dataset import lerobot_layout as layouts
 from diwa_worldmodel.dataset.lerobot_import import PLAY, mark_json
+from diwa_worldmodel.dataset.motion import read
 from diwa_worldmodel.dataset.records import Annotation, Episode
 from diwa_worldmodel.dataset.store import DataSet, Recording
 
@@ -144,15 +145,15 @@ def _frames(recording: Recording, episode: Episode, with_scene: bool) -> Iterato
     tasks = episode_tasks(episode, recording.annotations)
     marks = [mark for mark in recording.annotations if episode.start <= mark.frame < episode.end]
     arrays = {
-        layouts.STATIC_KEY: np.asarray(recording.static[taken]),
-        layouts.GRIPPER_KEY: np.asarray(recording.gripper[taken]),
-        layouts.STATE_KEY: np.asarray(recording.proprio[taken]),
-        layouts.ACTION_KEY: np.asarray(recording.action[taken]),
-        layouts.STAMP_KEY: np.stack(np.divmod(np.asarray(recording.stamp_ns[taken]), 1_000_000_000), axis=1),
+        layouts.STATIC_KEY: read(recording, "static", taken),
+        layouts.GRIPPER_KEY: read(recording, "gripper", taken),
+        layouts.STATE_KEY: read(recording, "proprio", taken),
+        layouts.ACTION_KEY: read(recording, "action", taken),
+        layouts.STAMP_KEY: np.stack(np.divmod(read(recording, "stamp_ns", taken), 1_000_000_000), axis=1),
         layouts.SUCCESS_KEY: _success(episode, marks)[:, None],
     }
     if with_scene and recording.scene_state is not None:
-        arrays[layouts.SCENE_KEY] = np.asarray(recording.scene_state[taken])
+        arrays[layouts.SCENE_KEY] = read(recording, "scene_state", taken)
     for index in range(episode.length):
         here = [mark_json(mark) for mark in marks if mark.frame == episode.start + index]
         frame = {key: values[index] for key, values in arrays.items()}
