@@ -254,8 +254,12 @@ def test_a_silent_gamepad_gives_no_samples():
     ],
 )
 def test_another_gamepad_than_configured_is_refused(axes, buttons, complaint):
+    pad = Pad()
+    assert pad.read() is not None
     with pytest.raises(UserError, match=complaint):
-        Pad().operator.observe(axes, buttons)
+        pad.operator.observe(axes, buttons)
+    assert pad.operator.read(DT_S) is None, "the sticks before it must not go on moving the hand"
+    assert pad.read() is not None
 
 
 @pytest.mark.parametrize(

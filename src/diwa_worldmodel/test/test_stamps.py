@@ -33,6 +33,28 @@ def test_a_clock_that_was_set_back_is_an_error_that_names_the_way_out():
     assert len(order("/t", "static_image", stamps, steady(180), by_log=True).stamps_ns) == 180
 
 
+def test_a_small_step_back_of_the_clock_is_told_from_messages_that_overtook_each_other():
+    stamps = np.concatenate([steady(90), steady(90, start_s=52.6)])
+    with pytest.raises(UserError, match=r"/t jump back by 0.37 s .*--clock log"):
+        order("/t", "static_image", stamps, steady(180))
+
+
+def test_messages_that_overtook_each_other_on_a_full_network_are_no_clock():
+    stamps = steady(90)
+    arrival = stamps.copy()
+    arrival[40:44] += NS // 5
+    sequence = np.argsort(arrival, kind="stable")
+    found = order("/t", "static_image", stamps[sequence], arrival[sequence])
+    assert found.report.backwards == 4 and len(found.kept) == 90
+
+
+def test_a_single_stamp_from_the_future_is_left_out_with_a_warning():
+    stamps = steady(90)
+    stamps[40] += 3600 * NS
+    found = order("/t", "static_image", stamps, steady(90))
+    assert len(found.kept) == 89 and "far ahead" in found.warnings[0]
+
+
 def test_without_any_stamps_the_times_of_arrival_are_used_with_a_warning():
     found = order("/t", "static_image", np.zeros(30, dtype=np.int64), steady(30))
     np.testing.assert_array_equal(found.stamps_ns, steady(30))
@@ -92,7 +114,7 @@ def test_clocks_that_differ_are_an_error_that_names_both_topics_and_the_way_out(
     check_clocks({"/camera": camera, "/same": camera}, "/camera")
 
 
-@given(st.lists(st.integers(0, 900), max_size=60))
+@given(st.lists(st.integers(0, 90), max_size=60))
 def test_whatever_arrives_the_stamps_that_are_kept_increase(milliseconds):
     stamps = np.array(milliseconds, dtype=np.int64) * 1_000_000
     found = order("/t", "current_pose", stamps, np.arange(len(stamps)) * 1_000_000)

@@ -224,3 +224,13 @@ def test_load_puts_all_recordings_after_each_other(tmp_path):
     np.testing.assert_array_equal(frames.action[10:], data_set.recordings[1].action[:])
     with pytest.raises(UserError, match="holds no recordings"):
         create_data_set(tmp_path / "empty", CONFIG).load()
+
+
+@pytest.mark.parametrize("name", ["static", "proprio"])
+def test_a_data_set_with_a_missing_file_is_refused_instead_of_read_as_zeros(tmp_path, name):
+    path = tmp_path / "d"
+    add(create_data_set(path, CONFIG))
+    victim = next(file for file in path.glob(f"recordings/*/{name}/c/**/*") if file.is_file())
+    victim.unlink()
+    with pytest.raises(UserError, match=f"{name} has 0 of its 1 files.*import its source again"):
+        open_data_set(path)

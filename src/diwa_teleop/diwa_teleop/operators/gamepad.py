@@ -72,6 +72,7 @@ class GamepadOperator:
     def observe(self, axes: Sequence[float], buttons: Sequence[int]) -> None:
         """The newest state of the gamepad. UserError for one that lacks what is configured or is not finite."""
         config = self._config
+        self._observed_s = -math.inf  # gone, unless what follows finds nothing wrong: old sticks must not go on moving
         _check("axis", max(*config.axes, config.trigger_axis), len(axes))
         _check("button", max(self._numbers()), len(buttons))
         if not np.isfinite(axes).all():

@@ -176,6 +176,7 @@ def read_streams(
     by_name = {column.topic: column for column in columns.values()}
     scene: list[tuple[int, int, list[float]]] = []
     marks: list[Mark] = []
+    unsound = 0
     scene_name = topics.scene_state.name if topics.scene_state else None
     for message in bag.messages(topics.names(), part.begin_ns, part.end_ns):
         progress(message)
@@ -183,7 +184,9 @@ def read_streams(
         if column is not None:
             column.add(message)
         elif message.topic == scene_name:
-            scene.append(_scene_row(bag.decode(message), message.log_ns))
+            found = _scene_row(bag.decode(message), message.log_ns)
+            scene += [found] if found else []
+            unsound += not found
         else:
             marks.append(_mark(bag.decode(message), message.log_ns, options))
     by_log = options.clock == "log"
@@ -195,6 +198,8 @@ def read_streams(
     check_clocks(clocks, ordered["static_image"].report.topic)
     warnings = [line for topic in ordered.values() for line in topic.warnings]
     warnings += [line for column in columns.values() for line in _complaints(column)]
+    if unsound:
+        warnings.append(f"{scene_name}: {unsound} messages hold a number that is not finite and were left out")
     streams = _streams(columns, ordered, scene_states.episode)
     commands = {role: last for role in _COMMANDS if (last := columns[role].last()) is not None}
     return BagStreams(streams, ordered, scene_states.values, tuple(marks), tuple(warnings), commands)
@@ -259,14 +264,14 @@ def stamp_of(message: Any) -> int:
     return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
 
 
-def _scene_row(message: Any, log_ns: int) -> tuple[int, int, list[float]]:
-    """Stamp, time of arrival and (13,) of a SceneState: its 12 numbers and the episode."""
+def _scene_row(message: Any, log_ns: int) -> tuple[int, int, list[float]] | None:
+    """Stamp, time of arrival and (13,) of a SceneState: its 12 numbers and the episode. None if one is not finite."""
     place, turn = message.cube.position, message.cube.orientation
     quaternion = np.array([turn.x, turn.y, turn.z, turn.w])
     joints = [message.slider_m, message.drawer_m, message.button_m, message.switch_m]
     numbers = [*joints, message.lightbulb, message.led, place.x, place.y, place.z]
     if not np.isfinite([*numbers, *quaternion]).all() or not quaternion.any():
-        raise UserError("a scene state holds a number that is not finite or a cube without orientation; record again")
+        return None
     angles = matrix_to_euler(Pose.from_quaternion(np.zeros(3), quaternion).rotation)
     return stamp_of(message), log_ns, [*map(float, numbers), *angles.tolist(), float(message.episode)]
 

@@ -111,6 +111,7 @@ class RecordingWriter:
                 "content_hash": self._content_hash({"episodes": bounds, "annotations": marks}),
             }
         )
+        _sync(self._partial)
         if existing(self._final.parent, self._source) is None:  # else: written meanwhile, from a copy of the source
             os.rename(self._partial, self._final)
 
@@ -129,6 +130,7 @@ class RecordingWriter:
             chunks=(CHUNK_FRAMES if images else self._block, *shape),
             shards=(self._block, *shape) if images else None,
             compressors=ZstdCodec(level=ZSTD_LEVEL),
+            config={"write_empty_chunks": True},  # black pictures are data; a file that is missing is damage
         )
 
     def _checked(self, name: str, values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
@@ -178,6 +180,14 @@ class RecordingWriter:
         for name in sorted(self._digests):
             digest.update(name.encode() + self._digests[name].digest())
         return digest.hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    """Force a folder's files to the disk, so that a power cut cannot empty what has its final name."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
 
 
 def existing(folder: Path, source: Source) -> Path | None:

@@ -21,6 +21,11 @@ CLOCK_LIMIT_S = 0.5
 """How far the clocks of two topics may be apart."""
 STEP_BACK_S = 1.0
 """A clock that stays back for longer than this was set back, messages did not just overtake each other."""
+SLIPS = 2
+"""So many messages with a stamp from the future are slips; more are a clock."""
+SHIFT_S = 0.1
+"""A run of messages behind an earlier stamp, whose way took longer by this from then on, has met a clock set back."""
+_ENOUGH = 10
 PAUSE_S = 0.5
 """Commands may pause (the guard is disarmed): a longer gap between them is no loss."""
 LATE_PERIODS = 1.5
@@ -66,6 +71,10 @@ def order(
     if len(kept) < messages:
         warnings = (f"{topic}: {messages - len(kept)} of {messages} messages have no stamp and were left out",)
     times, arrivals = times[kept], log_ns[kept]
+    sound = _sound(times)
+    if not sound.all():
+        warnings = (*warnings, f"{topic}: {int((~sound).sum())} messages are stamped far ahead and were left out")
+        kept, times, arrivals = kept[sound], times[sound], arrivals[sound]
     before = np.concatenate([[np.iinfo(np.int64).min], np.maximum.accumulate(times)[:-1]])
     backwards = times < before
     _check_set_back(topic, backwards, times, arrivals)
@@ -91,16 +100,30 @@ def _gaps_s(role: Role, stamps: IntArray, resets_ns: IntArray) -> npt.NDArray[np
     return gaps[~meant]
 
 
+def _sound(times: IntArray) -> npt.NDArray[np.bool_]:
+    """(N,) False for the few messages whose stamps lie far ahead of all that come after them: a driver's slip."""
+    after = np.minimum.accumulate(times[::-1])[::-1]
+    ahead = times - after > STEP_BACK_S * NS
+    return ~ahead if ahead.sum() <= SLIPS else np.ones(len(times), dtype=bool)
+
+
 def _check_set_back(topic: str, backwards: npt.NDArray[np.bool_], times: IntArray, arrivals: IntArray) -> None:
     """UserError if messages stay behind an earlier stamp for longer than STEP_BACK_S."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], backwards, [False]]).astype(np.int8)))
     for begin, end in edges.reshape(-1, 2).tolist():
-        if max(arrivals[end - 1] - arrivals[begin], times[end - 1] - times[begin]) > STEP_BACK_S * NS:
+        lasts = max(arrivals[end - 1] - arrivals[begin], times[end - 1] - times[begin]) > STEP_BACK_S * NS
+        if lasts or (end - begin > SLIPS and _shift_s(arrivals - times, begin, end) > SHIFT_S):
             back_s = float(times[:begin].max() - times[begin]) / NS
             raise UserError(
                 f"stamps of {topic} jump back by {back_s:.2f} s at message {begin} and stay there (was its clock set "
                 "back?); import by the times of arrival with: --clock log"
             )
+
+
+def _shift_s(delays: IntArray, begin: int, end: int) -> float:
+    """How much longer messages seem to take from the run ``begin`` to ``end`` on than before it."""
+    before, after = delays[max(0, begin - 30) : begin], delays[begin : end + 30]
+    return float(np.median(after) - np.median(before)) / NS if len(before) >= _ENOUGH else 0.0
 
 
 def _report(

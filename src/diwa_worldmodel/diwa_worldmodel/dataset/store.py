@@ -246,12 +246,27 @@ def _open_recording(folder: Path) -> Recording:
     try:
         group = zarr.open_group(folder, mode="r")
         attributes = dict(group.attrs)
-        return _recording(folder.name, group, attributes)
+        recording = _recording(folder.name, group, attributes)
+        _check_arrays(recording, folder)
+        return recording
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder} cannot be read as a recording ({type(error).__name__}: {error}); "
             "remove this folder and import its source again"
         ) from error
+
+
+def _check_arrays(recording: Recording, folder: Path) -> None:
+    """ValueError if an array is not as long as the episodes, or files of it are missing: they would read as zeros."""
+    frames = max((episode.end for episode in recording.episodes), default=0)
+    for name, array in recording.group.arrays():
+        if array.shape[0] != frames:
+            raise ValueError(f"{name} holds {array.shape[0]} frames, the episodes {frames}")
+        rows = (array.shards or array.chunks)[0]
+        files = -(-frames // rows)
+        found = sum(path.is_file() for path in (folder / name / "c").rglob("*"))
+        if found != files:
+            raise ValueError(f"{name} has {found} of its {files} files")
 
 
 def _recording(name: str, group: zarr.Group, attributes: dict[str, Any]) -> Recording:
