@@ -107,7 +107,9 @@ class Surroundings:
 
     def _publish_frame(self) -> None:
         for publisher in self._camera_out:
-            publisher.publish(CameraInfo())
+            info = CameraInfo()
+            info.header.stamp = self.node.get_clock().now().to_msg()
+            publisher.publish(info)
         if not self.acting:
             return
         self._sequence += 1

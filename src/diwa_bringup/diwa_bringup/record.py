@@ -53,16 +53,17 @@ class Record:
         bag = (self.out or Path("bags", f"play_{datetime.datetime.now():%Y%m%d_%H%M%S}")).expanduser().resolve()
         if bag.exists() and (not bag.is_dir() or any(bag.iterdir())):
             raise UserError(f"{bag} exists already and is not an empty folder; choose another --out")
+        bag.mkdir(parents=True, exist_ok=True)  # where that is not possible, nothing should start to move
         if self.operator == "keyboard":
             print(f"run in a second terminal: diwa keyboard --namespace {self.namespace}", flush=True)
         code = up(RECORD, self.words(bag))
-        if not bag.exists():
+        if not any(bag.iterdir()):
+            bag.rmdir()
             print("diwa: nothing was recorded", file=sys.stderr)
             return code or 1
         BagInfo(bag).run()
-        if not Bag(bag).topics:
-            return code or 1
-        print(f"next: diwa import {bag} --out data")
+        if code == 0 and Bag(bag).topics:
+            print(f"next: diwa import {bag} --out data")
         return code
 
     def words(self, bag: Path) -> tuple[str, ...]:

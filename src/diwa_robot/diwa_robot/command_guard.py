@@ -26,7 +26,7 @@ from diwa_conventions.actions import (
 )
 from diwa_conventions.errors import UserError
 from diwa_conventions.topics import BASE_FRAME
-from diwa_robot.limits import FAULT_LEAD_S, SCALE, GuardConfig, start_pose
+from diwa_robot.limits import FAULT_LEAD_S, LONGEST_STEP_TICKS, SCALE, GuardConfig, start_pose
 from diwa_robot.measured_state import MeasuredState, StateFault
 from diwa_robot.motion import TargetMotion
 from diwa_robot.so3 import rotation_matrix, rotation_vector
@@ -101,8 +101,9 @@ class CommandGuard:
         self._motion: TargetMotion | None = None
         self._gripper: float | None = None
         self.others: tuple[str, ...] = ()
-        """Who else publishes target_pose."""
+        """Who else publishes target_pose or gripper_command."""
         self._cameras: dict[str, float] = {}
+        self._camera_stamps: dict[str, float] = {}
         self._now = -np.inf
         self._ticked = 0.0
         self._sequence: int | None = None
@@ -262,22 +263,33 @@ class CommandGuard:
         self._counted = True
 
     def pose(
-        self, position: FloatArray, quaternion_xyzw: FloatArray, frame_id: str, stamp_s: float, now: float
+        self,
+        position: FloatArray,
+        quaternion_xyzw: FloatArray,
+        frame_id: str,
+        stamp_s: float,
+        now: float,
+        age_s: float = 0.0,
     ) -> None:
-        """Take a measured pose: position (3,) [m], quaternion (4,). ``stamp_s``: when it was measured."""
+        """Take a measured pose: position (3,) [m], quaternion (4,). ``stamp_s``: when it was taken, ``age_s`` ago."""
         self._see(now)
         try:
-            self.measured.take(position, quaternion_xyzw, frame_id, stamp_s, now)
+            self.measured.take(position, quaternion_xyzw, frame_id, stamp_s, now, age_s)
         except StateFault as fault:
             self._fault_if_active(str(fault))
 
-    def camera(self, name: str, now: float) -> None:
-        """A camera has delivered."""
+    def camera(self, name: str, now: float, stamp_s: float | None = None, age_s: float = 0.0) -> None:
+        """A camera has delivered. The last stamp again, or an image older than the time-out, says nothing about now."""
         self._see(now)
+        repeated = stamp_s is not None and stamp_s == self._camera_stamps.get(name)
+        if repeated or not abs(age_s) <= self.config.camera_timeout_s:
+            return
         self._cameras[name] = now
+        if stamp_s is not None:
+            self._camera_stamps[name] = stamp_s
 
     def other_publishers(self, names: Sequence[str], now: float) -> None:
-        """Who else publishes target_pose at present: a fault while somebody is armed, and nobody can be armed."""
+        """Who else commands arm or gripper at present: a fault while somebody is armed, and nobody can be armed."""
         self._see(now)
         known = self._intruders()
         self.others = tuple(names)
@@ -312,7 +324,11 @@ class CommandGuard:
             return None
         motion, pose = self._motion_now(), self.measured.pose
         assert pose is not None  # nobody is armed without one
-        if not motion.advance(self._ticked, now, pose):
+        begin = self._ticked
+        if now - begin > LONGEST_STEP_TICKS / self.config.rate_hz:
+            motion.stood_still()
+            begin = now - 1.0 / self.config.rate_hz
+        if not motion.advance(begin, now, pose):
             self._count_limited()
         self._ticked = now
         return Output(motion.target, self._gripper, self._executed(motion.target, now))
@@ -370,12 +386,13 @@ class CommandGuard:
         """What of state and cameras is missing, in words."""
         stale = []
         if self.measured.pose is None:
-            stale.append(self.measured.fault or "no current_pose has come yet")
+            stale.append(self.measured.fault or self.measured.old or "no current_pose has come yet")
         elif now - self.measured.taken > self.config.state_timeout_s:
-            stale.append(f"current_pose has brought nothing new for more than {self.config.state_timeout_s:g} s")
+            silent = f"current_pose has brought nothing new for more than {self.config.state_timeout_s:g} s"
+            stale.append(self.measured.old or silent)
         for name in self.config.required_cameras:
             if name not in self._cameras:
-                stale.append(f"the {name} camera has not delivered yet")
+                stale.append(f"the {name} camera has not delivered yet (no {name}_camera/camera_info)")
             elif now - self._cameras[name] > self.config.camera_timeout_s:
                 stale.append(f"the {name} camera has been silent for more than {self.config.camera_timeout_s:g} s")
         return stale

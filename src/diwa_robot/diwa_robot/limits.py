@@ -28,6 +28,9 @@ JUMP_MARGIN_M, JUMP_MARGIN_RAD = 0.02, 0.1
 ARMING_TOLERANCE_M, ARMING_TOLERANCE_RAD = 0.01, 0.05
 """How far outside box or cone the arm may stand when it is armed; the target then begins at the bound."""
 
+LONGEST_STEP_TICKS = 3.0
+"""After a longer gap the target starts from rest: it stood still meanwhile, and making up for it would be a leap."""
+
 ROUNDING = 1e-9
 """Slack [m, rad or cosine] for rounding in the bounds."""
 
@@ -64,6 +67,9 @@ class GuardConfig:
     )
     action_timeout_s: float = _number(0.25, "s", 0.02, 2.0, "silence after the end of the newest action; then it holds")
     state_timeout_s: float = _number(0.1, "s", 0.01, 1.0, "silence of current_pose; then it holds")
+    max_state_age_s: float = _number(
+        0.25, "s", 0.02, 2.0, "current_pose is older by its stamp (or from the future): it says nothing about now"
+    )
     camera_timeout_s: float = _number(0.5, "s", 0.05, 5.0, "silence of a required camera; then it holds")
     hold_limit_s: float = _number(30.0, "s", 0.0, 3600.0, "a hold that lasts longer disarms")
     required_cameras: tuple[str, ...] = field(

@@ -28,19 +28,35 @@ class MeasuredState:
         """When it came, by the guard's clock [s]."""
         self.fault = ""
         """What is wrong with the newest message, "" if nothing is."""
+        self.old = ""
+        """Why the newest message says nothing about now, "" if it does."""
         self._stamp_s = 0.0
 
     def take(
-        self, position: FloatArray, quaternion_xyzw: FloatArray, frame_id: str, stamp_s: float, now: float
+        self,
+        position: FloatArray,
+        quaternion_xyzw: FloatArray,
+        frame_id: str,
+        stamp_s: float,
+        now: float,
+        age_s: float = 0.0,
     ) -> None:
         """Take a message. StateFault if it holds no pose, or one that cannot follow the last one.
 
-        One with the last one's stamp is the last one again, and says nothing about now.
+        One with the last one's stamp is the last one again, and says nothing about now; neither does one that is
+        ``age_s`` old by its stamp, beyond the limit, or so far from the future.
         """
         self.fault = _what_is_wrong(position, quaternion_xyzw, frame_id, stamp_s)
         if self.fault:
             self.pose = None
             raise StateFault(self.fault)
+        self.old = ""
+        if not abs(age_s) <= self._config.max_state_age_s:
+            self.old = (
+                f"current_pose is {age_s:.3f} s old by its stamp; expected at most {self._config.max_state_age_s:g} s "
+                "either way; do the machines' clocks agree?"
+            )
+            return
         pose = Pose.from_quaternion(position, quaternion_xyzw)
         before, passed_s, stamp_step_s = self.pose, now - self.taken, stamp_s - self._stamp_s
         if before is not None and stamp_step_s == 0.0:

@@ -211,6 +211,10 @@ class TargetMotion:
         self._deadline = now + duration_s
         return straight and turned
 
+    def stood_still(self) -> None:
+        """Nothing was published for a while: go on from rest."""
+        self._translation.velocity = self._rotation.velocity = _STILL
+
     def halt(self) -> None:
         """Drop what is left of the accepted actions and brake to a stop."""
         self._translation.halt()

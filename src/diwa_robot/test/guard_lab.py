@@ -26,7 +26,13 @@ OUT = (
     topics.GUARD_STATE,
     topics.DIAGNOSTICS,
 )
-PATIENT = ("action_timeout_s:=2.0", "state_timeout_s:=1.0", "camera_timeout_s:=5.0", "max_tick_gap_s:=2.0")
+PATIENT = (
+    "action_timeout_s:=2.0",
+    "state_timeout_s:=1.0",
+    "camera_timeout_s:=5.0",
+    "max_tick_gap_s:=2.0",
+    "max_state_age_s:=2.0",
+)
 """Time-outs for a machine that is busy with other things."""
 
 
@@ -74,7 +80,9 @@ class Lab:
         if self.states:
             self.state(self.position)
         for publisher in self.camera_out.values() if self.cameras else ():
-            publisher.publish(CameraInfo())
+            info = CameraInfo()
+            info.header.stamp = self.node.get_clock().now().to_msg()
+            publisher.publish(info)
 
     def state(self, position) -> None:
         message = PoseStamped()

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from diwa_conventions.actions import Pose
 from diwa_conventions.topics import BASE_FRAME
 from diwa_robot.command_guard import Action, CommandGuard, Output, State
-from diwa_robot.limits import GuardConfig, tilt_rad
+from diwa_robot.limits import LONGEST_STEP_TICKS, GuardConfig, tilt_rad
 from diwa_robot.so3 import rotation_vector
 
 HOME_M = np.array([0.46, 0.0, 0.33])
@@ -97,6 +97,8 @@ class Rig:
             return
         self.outputs.append((self.now, output))
         config, target, before = self.guard.config, output.target, self._before
+        if dt > LONGEST_STEP_TICKS / config.rate_hz:  # it stood still, and goes on from rest by one tick
+            dt, self._speeds = 1.0 / config.rate_hz, (np.zeros(3), np.zeros(3))
         assert np.isfinite(target.position).all() and np.isfinite(target.rotation).all()
         np.testing.assert_allclose(target.rotation @ target.rotation.T, np.eye(3), atol=1e-9)
         assert (target.position >= config.low).all() and (target.position <= config.high).all()

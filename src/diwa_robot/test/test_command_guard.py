@@ -86,7 +86,7 @@ def test_arming_needs_every_required_camera():
     rig.guard.camera("static", rig.now)
     rig.tick(70)
     message = rig.arming().message
-    assert message == "not armed: the static camera has been silent for more than 0.5 s" or "static" in message
+    assert "the static camera has been silent for more than 0.5 s" in message
     rig.guard.camera("static", rig.now)
     rig.guard.camera("gripper", rig.now)
     assert rig.arming().success
@@ -96,7 +96,7 @@ def test_camera_that_never_delivered_is_named():
     rig = Rig(BOTH_CAMERAS)
     rig.guard._cameras.clear()
     rig.guard.camera("static", rig.now)
-    assert rig.arming().message == "not armed: the gripper camera has not delivered yet"
+    assert rig.arming().message == "not armed: the gripper camera has not delivered yet (no gripper_camera/camera_info)"
 
 
 def test_arm_outside_the_box_cannot_be_armed():

@@ -7,6 +7,7 @@ import pytest
 from guard_rig import DOWN, HOME_M, TICK_S, Rig, State, tilted
 
 from diwa_conventions.actions import Pose
+from diwa_robot.limits import GuardConfig
 
 
 def moved_by(rig: Rig, offset_m) -> Pose:
@@ -190,3 +191,49 @@ def test_name_of_an_intruder_that_becomes_known_later_is_said():
     rig.guard.other_publishers(["/diwa/joystick"], rig.now)
     assert rig.guard.state == State.FAULT
     assert "other publishers: /diwa/joystick" in rig.guard.reason
+
+
+def test_arm_cannot_be_armed_on_an_old_pose():
+    rig = Rig()
+    rig.guard.pose(HOME_M, np.array([1.0, 0.0, 0.0, 0.0]), "panda_link0", rig.now + 0.01, rig.now, age_s=5.0)
+    rig.states = False
+    rig.tick(20)
+    message = rig.arming().message
+    assert "5.000 s old by its stamp" in message and "clocks" in message
+
+
+@pytest.mark.parametrize("age_s", [0.26, -0.26, math.nan])
+def test_poses_that_come_late_by_their_stamps_hold_the_arm(age_s: float):
+    rig = Rig().armed()
+    rig.states = False
+    for _ in range(30):
+        rig.guard.pose(HOME_M, np.array([1.0, 0.0, 0.0, 0.0]), "panda_link0", rig.now + TICK_S, rig.now, age_s)
+        assert rig.act((0.5, 0.0, 0.0)) == "" or rig.guard.state == State.HOLDING
+        rig.tick()
+    assert rig.guard.state == State.HOLDING
+
+
+def test_a_late_tick_does_not_make_up_for_what_it_missed():
+    rig = Rig().armed()
+    rig.stream((1.0, 0.0, 0.0), 0.3)
+    before = rig.guard.target.position
+    rig.tick(dt=0.12)
+    assert np.linalg.norm(rig.guard.target.position - before) < 0.001
+
+
+def test_a_frozen_camera_that_repeats_its_stamp_is_silent():
+    rig = Rig(GuardConfig(required_cameras=("static",)))
+    rig.cameras = False
+    for _ in range(80):
+        rig.guard.camera("static", rig.now, stamp_s=7.0)
+        rig.tick()
+    assert "the static camera has been silent" in rig.arming().message
+
+
+def test_old_images_say_nothing_about_now():
+    rig = Rig(GuardConfig(required_cameras=("static",)))
+    rig.cameras = False
+    for _ in range(80):
+        rig.guard.camera("static", rig.now, stamp_s=rig.now - 0.6, age_s=0.6)
+        rig.tick()
+    assert "the static camera has been silent" in rig.arming().message

@@ -93,7 +93,7 @@ class SessionConfig:
     """Of the first episode; each further one adds 1."""
     episodes: int = 1
     """Demonstrations to give; 0: endless."""
-    rearm: bool = True
+    rearm: bool = False
     """Arm again after the guard has disarmed; else wait until a person has armed it."""
 
     def __post_init__(self) -> None:

@@ -173,7 +173,7 @@ class CommandGuardNode(LifecycleNode):
         action = Action(
             source=message.source,
             sequence=message.sequence,
-            age_s=(self.get_clock().now() - Time.from_msg(message.header.stamp)).nanoseconds * 1e-9,
+            age_s=self._age_s(message.header.stamp),
             frame_id=message.header.frame_id,
             duration_s=message.duration_s,
             components=np.array([*message.translation, *message.rotation, message.gripper]),
@@ -188,12 +188,17 @@ class CommandGuardNode(LifecycleNode):
             np.array([point.x, point.y, point.z]),
             np.array([turn.x, turn.y, turn.z, turn.w]),
             message.header.frame_id,
-            stamp.sec + 1e-9 * stamp.nanosec,
+            _seconds(stamp),
             time.monotonic(),
+            self._age_s(stamp),
         )
 
     def _on_camera(self, camera: str, message: CameraInfo) -> None:
-        self._guard.camera(camera, time.monotonic())
+        stamp = message.header.stamp
+        self._guard.camera(camera, time.monotonic(), _seconds(stamp), self._age_s(stamp))
+
+    def _age_s(self, stamp: Any) -> float:
+        return float((self.get_clock().now() - Time.from_msg(stamp)).nanoseconds * 1e-9)
 
     def _answering(self, ask: Callable[[Any], Answer]) -> Callable[[Any, Any], Any]:
         """A service callback that fills in what the guard answers."""
@@ -221,8 +226,15 @@ class CommandGuardNode(LifecycleNode):
         return self._guard.recover(time.monotonic())
 
     def _look_for_other_publishers(self) -> None:
-        """Tell the guard who else publishes target_pose; one publisher of this node's name is this node's own."""
-        found = self.get_publishers_info_by_topic(self.resolve_topic_name(topics.TARGET_POSE.name))
+        """Tell the guard who else commands arm or gripper; one publisher of this node's name is this node's own."""
+        others = self._others_on(topics.TARGET_POSE)
+        others += [
+            f"{name} (gripper_command)" for name in self._others_on(topics.GRIPPER_COMMAND) if name not in others
+        ]
+        self._guard.other_publishers(others, time.monotonic())
+
+    def _others_on(self, topic: topics.Topic) -> list[str]:
+        found = self.get_publishers_info_by_topic(self.resolve_topic_name(topic.name))
         names = sorted(
             f"{info.node_namespace.rstrip('/')}/{info.node_name}"
             if "UNKNOWN" not in info.node_name
@@ -231,7 +243,7 @@ class CommandGuardNode(LifecycleNode):
         )
         if self.get_fully_qualified_name() in names:
             names.remove(self.get_fully_qualified_name())
-        self._guard.other_publishers(names, time.monotonic())
+        return names
 
     # Out
 
@@ -320,6 +332,10 @@ class CommandGuardNode(LifecycleNode):
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics_out.publish(message)
+
+
+def _seconds(stamp: Any) -> float:
+    return float(stamp.sec + 1e-9 * stamp.nanosec)
 
 
 def _start(node: CommandGuardNode) -> bool:

@@ -41,7 +41,7 @@ class OperatorNode(Node):
             skill=self._parameter("skill", 1.0, "0 sloppy to 1 clean demonstrations", (0.0, 1.0)),
             seed=self._parameter("seed", 0, "seed of the first episode; each further one adds 1", SEEDS),
             episodes=self._parameter("episodes", 1, "demonstrations to give; 0: endless", SEEDS),
-            rearm=self._parameter("rearm", True, "arm again after the guard has disarmed; false: a person has to"),
+            rearm=self._parameter("rearm", False, "arm again after the guard has disarmed; false: a person has to"),
         )
         self._annotate = self._parameter("annotate", True, "have the recorder mark successes and failures")
         self._session = OperatorSession(config)
