@@ -124,8 +124,8 @@ def test_it_waits_while_the_guard_is_armed_for_somebody_else():
     assert "armed for policy" in room.session.waits_for
 
 
-def test_after_a_disarming_it_lets_go_arms_again_and_begins_a_new_plan():
-    room = Room(OperatorSession(SessionConfig()))
+def test_with_rearm_it_lets_go_after_a_disarming_arms_again_and_begins_a_new_plan():
+    room = Room(OperatorSession(SessionConfig(rearm=True)))
     room.until(lambda controls: controls.clutch)
     room.frames(20)
     room.mode, room.source = GuardMode.DISARMED, ""
@@ -134,8 +134,8 @@ def test_after_a_disarming_it_lets_go_arms_again_and_begins_a_new_plan():
     assert room.presses == [JOY_ARM_BUTTON] * 2
 
 
-def test_without_rearm_it_waits_for_a_person_after_a_disarming():
-    room = Room(OperatorSession(SessionConfig(rearm=False)))
+def test_after_a_disarming_it_waits_for_a_person():
+    room = Room(OperatorSession(SessionConfig()))
     room.until(lambda controls: controls.clutch)
     room.mode, room.source = GuardMode.DISARMED, ""
     assert not any(controls.clutch for controls in room.frames(120))
@@ -146,7 +146,7 @@ def test_without_rearm_it_waits_for_a_person_after_a_disarming():
 
 
 def test_after_a_fault_it_says_what_a_person_has_to_do_and_presses_nothing():
-    room = Room(OperatorSession(SessionConfig()))
+    room = Room(OperatorSession(SessionConfig(rearm=True)))
     room.until(lambda controls: controls.clutch)
     room.mode, room.source, room.reason = GuardMode.FAULT, "", "the arm lags behind"
     assert not any(controls.clutch for controls in room.frames(60))
@@ -208,7 +208,7 @@ def test_a_demonstration_that_fails_is_marked_so_at_its_end():
 
 
 def test_a_demonstration_that_the_guard_breaks_off_is_given_again_and_not_marked():
-    session = OperatorSession(SessionConfig(mode="demonstration", task="open-drawer", episodes=1))
+    session = OperatorSession(SessionConfig(mode="demonstration", task="open-drawer", episodes=1, rearm=True))
     room = Room(session)
     room.until(lambda controls: controls.clutch)
     room.mode, room.source = GuardMode.DISARMED, ""
