@@ -7,13 +7,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from types import FrameType
 from typing import ClassVar
 
 from rich.console import Console
@@ -85,20 +86,25 @@ def progress_bar(unit: str, total: int) -> Iterator[Bar]:
 def _in_processes(jobs: list[Job], folder: Path, workers: int, bar: Bar) -> Iterator[Outcome]:
     context = multiprocessing.get_context("spawn")
     stop, frames = context.Event(), context.Value("q", 0)
-    with _interrupts_ignored():  # workers inherit that: Ctrl-C is for this process alone
+    with _handled(signal.SIG_IGN):  # workers inherit that: Ctrl-C is for this process alone
         pool = ProcessPoolExecutor(workers, context, _Worker.begin, (stop, frames))
         waiting = {pool.submit(_Worker.write, job, folder) for job in jobs}
     seen = 0
-    try:
-        while waiting:
-            done, waiting = wait(waiting, _POLL_S, FIRST_COMPLETED)
-            now = frames.value
-            bar.advance(now - seen)
-            seen = now
-            yield from map(_outcome, done)
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+    interrupts: list[int] = []
+    # An exception in the middle of a lock that is shared with the workers would leave it locked for ever.
+    with _handled(lambda number, frame: interrupts.append(number)):
+        try:
+            while waiting:
+                if interrupts:
+                    raise KeyboardInterrupt
+                done, waiting = wait(waiting, _POLL_S, FIRST_COMPLETED)
+                now = frames.value
+                bar.advance(now - seen)
+                seen = now
+                yield from map(_outcome, done)
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
 
 
 def _outcome(future: Future[Outcome]) -> Outcome:
@@ -144,8 +150,9 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _handled(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> Iterator[None]:
+    """SIGINT goes to the handler; as before afterwards."""
+    before = signal.signal(signal.SIGINT, handler)
     try:
         yield
     finally:
