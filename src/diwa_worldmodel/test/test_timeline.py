@@ -214,7 +214,7 @@ def recordings(draw: st.DrawFn) -> Streams:
     def arm(source: Poses) -> Poses:
         at, _ = thinned(source.stamps_ns, 0.5)
         found = poses(at)
-        found.values[:, 1] = 0.2 * np.cumsum(rng.random(len(at)) < 0.01)
+        found.values[:, 1] = 1.0 * np.cumsum(rng.random(len(at)) < 0.01)
         found.values[rng.random(len(at)) < 0.01, 0] = np.nan
         return found
 
@@ -263,7 +263,7 @@ def assert_frames_are_sound(streams, found):
 
 
 def assert_no_barrier_is_crossed(streams, found, inside):
-    """Steps of the test's poses are 0 or 0.2 m to the side, which no arm does in one message."""
+    """Steps of the test's poses are 0 or 1 m to the side, which no arm does between two frames."""
     assert np.ptp(streams.pose.values[found.pose[inside], 1]) < 0.1
     assert np.ptp(streams.target.values[found.target[inside], 1]) < 0.1
     assert np.ptp(streams.static.size[found.static[inside]]) == 0
