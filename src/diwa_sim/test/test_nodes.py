@@ -345,11 +345,15 @@ def test_the_operator_survives_poses_that_are_none_and_a_playroom_that_vanishes(
         deadline = time.monotonic() + TIMEOUT_S
         while not condition():
             assert time.monotonic() < deadline, f"{what} did not happen"
-            rclpy.spin_once(node, timeout_sec=0.02)
+            # Only the newest pose is kept: the wrong one is alone for a while, so that it is seen.
             pose.publish(wrong)
             scene.publish(SceneState(slider_m=float("nan")))
+            rclpy.spin_once(node, timeout_sec=0.02)
+            time.sleep(0.02)
             pose.publish(right)
             scene.publish(good)
+            rclpy.spin_once(node, timeout_sec=0.02)
+            time.sleep(0.02)
 
     right, wrong, good = PoseStamped(), PoseStamped(), SceneState()
     right.pose.orientation.w, wrong.pose.orientation.w, good.cube.orientation.w = 1.0, 2.0, 1.0
