@@ -44,7 +44,7 @@ def make_split(path: Path, segments=((0, 20), (31, 40)), windows=((1, 9, "turn_o
             np.savez(path / f"episode_{number:07d}.npz", **{key: a for key, a in frame.items() if a is not None})
     language = {"task": [task for *_, task in windows], "ann": ["do it"] * len(windows)}
     content = {"info": {"indx": [(first, last) for first, last, _ in windows], "episodes": []}, "language": language}
-    np.save(path / "lang_annotations" / "auto_lang_ann.npy", content, allow_pickle=True)
+    np.save(path / "lang_annotations" / "auto_lang_ann.npy", content)
     return path
 
 
@@ -161,7 +161,7 @@ def test_a_hostile_annotation_file_is_refused_by_what_it_asks_for(tmp_path, data
             return (shutil.rmtree, (str(tmp_path),))
 
     split = make_split(tmp_path / "training")
-    np.save(split / "lang_annotations" / "auto_lang_ann.npy", {"info": Hostile()}, allow_pickle=True)
+    np.save(split / "lang_annotations" / "auto_lang_ann.npy", {"info": Hostile()})
     with pytest.raises(UserError, match="asks for shutil.rmtree, which was refused"):
         calvin.import_calvin(split, data_set)
     assert split.is_dir()
@@ -170,7 +170,7 @@ def test_a_hostile_annotation_file_is_refused_by_what_it_asks_for(tmp_path, data
 @pytest.mark.parametrize("content", [{"info": {}}, [1, 2], {"info": {"indx": [1]}, "language": {"task": ["a"]}}])
 def test_annotations_of_another_layout_are_refused(tmp_path, content):
     split = make_split(tmp_path / "training")
-    np.save(split / "lang_annotations" / "auto_lang_ann.npy", np.array(content, dtype=object), allow_pickle=True)
+    np.save(split / "lang_annotations" / "auto_lang_ann.npy", np.array(content, dtype=object))
     with pytest.raises(UserError, match="another layout|expected one pickled dict"):
         calvin.read_annotations(split)
 

@@ -61,7 +61,7 @@ def test_dicts_lists_texts_numbers_and_arrays_are_read(tmp_path, protocol):
 def test_a_file_written_by_numpy_is_read(tmp_path, version):
     path = tmp_path / "a.npy"
     with open(path, "wb") as stream:
-        np.lib.format.write_array(stream, np.array({"x": [1, 2]}, dtype=object), version=version, allow_pickle=True)
+        np.lib.format.write_array(stream, np.array({"x": [1, 2]}, dtype=object), version=version)
     assert load_annotation_file(path) == {"x": [1, 2]}
 
 
