@@ -98,6 +98,9 @@ RECORDER_STATE = Topic(
 ANNOTATION = Topic(
     "annotation", "diwa_msgs/msg/Annotation", True, 5, 0.0, "success or failure of a skill, marked by the recorder",
 )
+TRAINING_PROGRESS = Topic(
+    "training_progress", "diwa_msgs/msg/StageProgress", True, 5, 1.0, "how far a training stage is, its losses",
+)
 DIAGNOSTICS = Topic(
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", True, 5, 1.0, "health of every node",
 )
@@ -105,7 +108,7 @@ DIAGNOSTICS = Topic(
 TOPICS = (
     TARGET_POSE, GRIPPER_COMMAND, CURRENT_POSE, JOINT_STATES, STATIC_IMAGE, STATIC_INFO, GRIPPER_IMAGE, GRIPPER_INFO,
     SCENE_STATE, OPERATOR_POSE, OPERATOR_JOY, ACTION, EXECUTED_ACTION, GUARD_STATE, RECORDER_STATE, ANNOTATION,
-    DIAGNOSTICS,
+    TRAINING_PROGRESS, DIAGNOSTICS,
 )
 # fmt: on
 

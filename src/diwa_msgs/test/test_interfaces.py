@@ -77,6 +77,7 @@ def filled(message_class: Any) -> Any:
 def test_the_graph_has_its_interfaces() -> None:
     assert {path.stem for path in FILES} >= {
         *("DeltaAction", "GripperCommand", "GuardState", "RecorderState", "Annotation", "PolicyStatus", "SceneState"),
+        "StageProgress",
         *("Arm", "Disarm", "Recover", "LoadPolicy", "StartRecording", "StopRecording", "Annotate", "ResetPlayroom"),
         "RunSkill",
     }
@@ -154,6 +155,7 @@ def test_an_empty_message_comes_back_from_the_wire_as_it_was(path: Path) -> None
         ("GuardState", ["DISARMED", "ARMED", "HOLDING", "FAULT"]),
         ("PolicyStatus", ["EMPTY", "READY", "RUNNING", "STOPPED"]),
         ("RecorderState", ["IDLE", "RECORDING", "FAULT"]),
+        ("StageProgress", ["RUNNING", "FINISHED", "STOPPED", "FAILED"]),
     ],
 )
 def test_states_are_numbered_from_zero_and_start_harmless(message: str, names: list[str]) -> None:
