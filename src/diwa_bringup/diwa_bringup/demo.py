@@ -1,4 +1,4 @@
-"""``diwa demo``: as much of the loop as is built, over ROS topics, with a film of it and a report on its data."""
+"""``diwa demo``: as much of the loop as is built: a task over ROS topics, its data, a world model that dreams of it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ from diwa_conventions.tasks import checked_task
 
 HOW_FAR = (
     "The loop at present: a scripted operator does a task in the playroom over ROS topics, through teleop and command "
-    "guard; it is filmed and recorded; with simulated play it becomes a data set; learning and serving follow as their "
-    "stages are built."
+    "guard; it is filmed and recorded; with simulated play it becomes a data set; a tiny world model learns from it "
+    "for a minute and dreams. Policies and serving follow as their stages are built."
 )
+DEMO_DREAMS = 16
+"""Few held-out frames, few dreams."""
 _MARKER = ".made_by_diwa_demo"
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Let a scripted operator do a task over ROS topics, film and record it, and make a data set with its report.
+    """Let a scripted operator do a task over ROS topics, record it, make a data set of it, learn a small world model.
 
     It runs in a ROS domain of its own that nobody else uses. Exit code 0 when the task was done and all is written.
     """
@@ -41,11 +43,13 @@ class Demo:
     """Seed of the playroom and of the operator."""
     play_frames: int = 2000
     """Simulated play that is added to the recording, in frames of 7.5 Hz."""
+    train_steps: int = 300
+    """Gradient steps of the world model: enough to see it dream, not to learn a policy in it."""
     out: Path = Path("runs/demo")
-    """Folder for film, bags, data set and report."""
+    """Folder for film, bags, data set, world model and reports."""
 
     def run(self) -> int:
-        """Record, simulate, import, inspect, report."""
+        """Record, simulate, import, inspect, train, evaluate."""
         checked_task(self.task)
         self.out.mkdir(parents=True, exist_ok=True)
         film, report = self._file("film.mp4"), self._file("report.json")
@@ -69,16 +73,21 @@ class Demo:
         return (self.out / name).resolve()
 
     def _learn_from(self, loop: Path) -> int:
-        """Add simulated play to the recording, import both, look at the data."""
+        """Add simulated play to the recording, import both, look at the data, train on it, look at the dreams."""
         from diwa_sim.simulate import SimulatePlay
         from diwa_worldmodel.dataset.importing import Import
         from diwa_worldmodel.dataset.inspecting import Inspect
+        from diwa_worldmodel.evaluation.evaluate import EvaluateWorldModel
+        from diwa_worldmodel.training.train import Train
 
-        data = loop / "data"
+        data, training = loop / "data", loop / "training"
+        settings = (f"training.steps={self.train_steps}", f"training.seed={self.seed}")
         return (
             SimulatePlay(out=loop / "play", frames=self.play_frames, seed=self.seed).run()
             or Import(sources=(loop / "recorded", loop / "play"), out=data).run()
             or Inspect(path=data).run()
+            or Train(data_set=data, out=training, preset="tiny", set=settings).run()
+            or EvaluateWorldModel(world_model=training / "world_model", data=data, starts=DEMO_DREAMS).run()
         )
 
 
@@ -108,10 +117,13 @@ def summary(report: Report, film: Path, loop: Path) -> Table:
     for images in report.images:
         table.add_row(images.topic, f"{images.received} images, {images.rate_hz:.1f} Hz")
     table.add_row("film", str(film) if film.exists() else "none")
-    for name, path in (("bag", loop / "recorded"), ("data set", loop / "data"), ("quality", _quality_page(loop))):
+    parts = {
+        "bag": "recorded",
+        "data set": "data",
+        "quality": "data/quality/report.html",
+        "world model": "training/world_model",
+        "its dreams": "training/world_model/evaluation/report.html",
+    }
+    for name, path in ((name, loop / part) for name, part in parts.items()):
         table.add_row(name, str(path) if path.exists() else "none")
     return table
-
-
-def _quality_page(loop: Path) -> Path:
-    return loop / "data" / "quality" / "report.html"

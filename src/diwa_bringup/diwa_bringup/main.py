@@ -103,6 +103,13 @@ _SIMULATE_VERBS = {
     "replay": Verb("the commands of a recorded bag", partial(_run_stage, "diwa_sim.simulate:SimulateReplay")),
 }
 
+_EVALUATE_VERBS = {
+    "world-model": Verb(
+        "open-loop prediction, probes and films on held-out episodes",
+        partial(_run_stage, "diwa_worldmodel.evaluation.evaluate:EvaluateWorldModel"),
+    ),
+}
+
 VERBS: Mapping[str, Verb] = {
     "doctor": Verb(
         "say what this machine has and what is missing, feature by feature",
@@ -137,6 +144,13 @@ VERBS: Mapping[str, Verb] = {
     ),
     "export": Verb(
         "write a data set in another format", partial(_run_stage, "diwa_worldmodel.dataset.exporting:Export")
+    ),
+    "train": Verb("train a world model on a data set", partial(_run_stage, "diwa_worldmodel.training.train:Train")),
+    "encode": Verb(
+        "latents of a data set by a world model's filter", partial(_run_stage, "diwa_worldmodel.encoding:Encode")
+    ),
+    "evaluate": Verb(
+        "measure how good a model is", partial(_run_verb, "Measure how good a model is.", _EVALUATE_VERBS)
     ),
     "sim": Verb("show the playroom or film it, without ROS", partial(_run_stage, "diwa_sim.show:SimShow")),
     "demo": Verb("run as much of the loop as is built, and film it", partial(_run_stage, "diwa_bringup.demo:Demo")),

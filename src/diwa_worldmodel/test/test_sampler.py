@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from world_model_samples import SCENE_STATE_NAMES, small_data_set
 
 from diwa_conventions.errors import UserError
 from diwa_worldmodel.dataset.config import DataSetConfig
 from diwa_worldmodel.dataset.records import Episode, Source
-from diwa_worldmodel.dataset.sampler import DiskFrames, ResidentFrames, StreamSampler, WindowSampler
+from diwa_worldmodel.dataset.sampler import DiskFrames, ResidentFrames, SomeEpisodes, StreamSampler, WindowSampler
 from diwa_worldmodel.dataset.store import create_data_set, open_data_set
 
 LENGTHS = ((7, 30, 12), (25, 9))
@@ -79,15 +80,18 @@ def test_the_same_seed_draws_the_same_windows(frames):
         assert (stamps != other.draw()["stamp_ns"]).any()
 
 
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+        assert one[name].dtype == other[name].dtype
+
+
 @pytest.mark.parametrize("kind", [WindowSampler, StreamSampler])
 def test_disk_and_memory_give_the_same_batches(data_set, kind):
     resident, disk = kind(ResidentFrames(data_set.load()), 4, 10, 5), kind(DiskFrames(data_set), 4, 10, 5)
     for _ in range(4):
-        one, two = resident.draw(), disk.draw()
-        assert one.keys() == two.keys()
-        for name in one:
-            np.testing.assert_array_equal(one[name], two[name])
-            assert one[name].dtype == two[name].dtype
+        assert_same(resident.draw(), disk.draw())
 
 
 def test_streams_carry_on_from_batch_to_batch(frames):
@@ -97,13 +101,14 @@ def test_streams_carry_on_from_batch_to_batch(frames):
         assert_consistent(batch)
     stamps = np.concatenate([batch["stamp_ns"] for batch in batches], axis=1)
     first = np.concatenate([batch["first"] for batch in batches], axis=1)
-    starts = {episode.start for episode in frames.episodes}
+    starts = {piece.start for piece in sampler.pieces}
+    ends = {piece.end for piece in sampler.pieces}
     assert first[:, 0].all()
     for stream in range(3):
         for t in range(1, stamps.shape[1]):
             if first[stream, t]:
                 assert stamps[stream, t] in starts
-                assert stamps[stream, t - 1] + 1 in {episode.end for episode in frames.episodes}
+                assert stamps[stream, t - 1] + 1 in ends
             else:
                 assert stamps[stream, t] == stamps[stream, t - 1] + 1
 
@@ -116,10 +121,70 @@ def test_one_stream_passes_every_episode_before_any_comes_again(frames):
         assert batch["first"].sum() == 5
 
 
+def test_streams_are_at_different_places_of_a_single_long_episode(frames):
+    longest = SomeEpisodes(frames, (max(frames.episodes, key=lambda episode: episode.length),))
+    stamps = StreamSampler(longest, batch=3, length=10, seed=8).draw()["stamp_ns"]
+    assert sorted(stamps.flatten().tolist()) == list(range(7, 37))
+
+
+def test_an_episode_is_cut_only_where_it_is_longer_than_a_streams_share(frames):
+    assert StreamSampler(frames, batch=2, length=10).pieces == frames.episodes
+    assert len(StreamSampler(frames, batch=3, length=10).pieces) == len(frames.episodes) + 1
+
+
+@pytest.mark.parametrize("kind", [WindowSampler, StreamSampler])
+def test_skipping_batches_is_as_drawing_them(frames, kind):
+    drawn, skipping = kind(frames, 4, 9, 9), kind(frames, 4, 9, 9)
+    for _ in range(13):
+        drawn.draw()
+    skipping.skip(13)
+    for _ in range(3):
+        assert_same(drawn.draw(), skipping.draw())
+
+
+@pytest.mark.parametrize("kind", [WindowSampler, StreamSampler])
+def test_rows_of_two_processes_are_one_processs_batch(frames, kind):
+    whole, low, high = (kind(frames, 4, 9, 10, rows) for rows in (None, range(2), range(2, 4)))
+    for _ in range(8):
+        parts = [low.draw(), high.draw()]
+        assert_same(whole.draw(), {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
+def test_actions_of_single_frames_are_those_of_batches(frames):
+    numbers = np.array([[3, 70], [36, 0]])
+    np.testing.assert_allclose(frames.actions(numbers)[..., 2], numbers / 100, rtol=1e-6)
+
+
+def test_some_episodes_are_read_under_the_whole_numbering(frames):
+    last = SomeEpisodes(frames, frames.episodes[-1:])
+    batch = WindowSampler(last, 2, 9).draw()
+    assert_consistent(batch)
+    assert batch["stamp_ns"].tolist() == [list(range(74, 83))] * 2
+
+
+@pytest.mark.parametrize("place", ["resident", "disk"])
+def test_scene_state_is_in_batches_where_every_recording_knows_it(tmp_path, place):
+    made = small_data_set(tmp_path / "d", scene_state=True)
+    frames = ResidentFrames(made.load()) if place == "resident" else DiskFrames(made)
+    batch = StreamSampler(frames, 2, 8).draw()
+    assert made.scene_state_names == SCENE_STATE_NAMES
+    assert batch["scene_state"].shape == (2, 8, 3)
+    np.testing.assert_array_equal(batch["scene_state"][..., :2], batch["proprio"][..., :2])
+
+
+def test_scene_state_that_only_some_recordings_know_is_left_out(tmp_path, data_set):
+    small_data_set(tmp_path / "d", scene_state=True, seed=1)
+    mixed = small_data_set(tmp_path / "d", scene_state=False, seed=2)
+    assert mixed.scene_state_names is None
+    assert "scene_state" not in StreamSampler(ResidentFrames(mixed.load()), 2, 8).draw()
+    assert data_set.scene_state_names == ()
+    assert data_set.load().scene_state is None
+
+
 def test_windows_longer_than_every_episode_are_refused(frames):
     with pytest.raises(UserError, match="no episode has 31 frames, the longest has 30"):
         WindowSampler(frames, 1, 31)
-    with pytest.raises(UserError, match="has 83 frames; a batch of 9 x 10 needs 90"):
+    with pytest.raises(UserError, match="there are 83 frames to draw from; a batch of 9 x 10 needs 90"):
         StreamSampler(frames, 9, 10)
     with pytest.raises(UserError, match="length is 1"):
         WindowSampler(frames, 1, 1)

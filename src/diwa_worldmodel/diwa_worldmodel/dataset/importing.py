@@ -27,6 +27,7 @@ from diwa_worldmodel.dataset.bag_topics import BagOptions, Clock
 from diwa_worldmodel.dataset.config import DataSetConfig
 from diwa_worldmodel.dataset.lerobot_layout import LeRobotLayout
 from diwa_worldmodel.dataset.store import DataSet, Progress, Recording, open_data_set, open_or_create
+from diwa_worldmodel.worker_process import end_with_parent
 
 Kind = Literal["bag", "calvin", "lerobot"]
 Status = Literal["imported", "already imported", "failed"]
@@ -238,22 +239,9 @@ _queue: Any = None
 
 
 def _begin_worker(queue: Any) -> None:
-    """Ends with the parent, however that ends; Ctrl-C is the parent's to answer."""
-    import multiprocessing
-    import signal
-    import threading
-
     global _queue
     _queue = queue
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
 def _work(number: int, path: Path, out: Path, options: Options) -> Outcome:

@@ -20,9 +20,8 @@ from diwa_conventions.actions import ACTION_DIM, TRAIN_RATE_HZ
 from diwa_conventions.errors import UserError
 from diwa_worldmodel.dataset import lerobot_layout as layouts
 from diwa_worldmodel.dataset.lerobot_import import PLAY, mark_json
-from diwa_worldmodel.dataset.motion import read
 from diwa_worldmodel.dataset.records import Annotation, Episode
-from diwa_worldmodel.dataset.store import DataSet, Recording
+from diwa_worldmodel.dataset.store import DataSet, Recording, read
 
 ROBOT_TYPE = "panda"
 ATTEMPT_FRAMES = 75

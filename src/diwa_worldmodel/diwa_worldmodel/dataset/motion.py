@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from diwa_conventions.actions import GRIPPER_INDEX, gripper_opens
-from diwa_conventions.errors import UserError
 from diwa_worldmodel.dataset.records import Episode
-from diwa_worldmodel.dataset.store import Recording
+from diwa_worldmodel.dataset.store import Recording, read
 
 Array: TypeAlias = npt.NDArray[Any]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
@@ -56,17 +55,6 @@ class Motion:
         start = self.recording_starts[number]
         seconds = max(0, int((self.stamp_ns[frame] - self.stamp_ns[start]) // 1_000_000_000))
         return f"{self.recording_names[number]} at {seconds // 60}:{seconds % 60:02d} min"
-
-
-def read(recording: Recording, name: str, part: slice | int = slice(None)) -> Array:
-    """Frames of one array of a recording; UserError if its files are damaged."""
-    try:
-        return np.asarray(getattr(recording, name)[part])
-    except (RuntimeError, ValueError, OSError) as error:
-        raise UserError(
-            f"{recording.id}: {name} cannot be read ({' '.join(str(error).split())}); the data set is damaged: remove "
-            f"the folder recordings/{recording.id} and import its source again"
-        ) from error
 
 
 def load_motion(recordings: Sequence[Recording]) -> Motion:

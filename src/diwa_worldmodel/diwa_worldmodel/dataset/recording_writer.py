@@ -32,6 +32,7 @@ CHUNK_FRAMES = 50
 SHARD_BYTES = 12 * 2**20
 """Uncompressed images in one file, 1,000 frames at 64 px: few files, and the block that waits in memory."""
 ZSTD_LEVEL = 1
+_SOFTWARE = ("diwa_worldmodel", "numpy", "opencv-python-headless", "zarr")
 
 
 class RecordingWriter:
@@ -111,7 +112,7 @@ class RecordingWriter:
                 "content_hash": self._content_hash({"episodes": bounds, "annotations": marks}),
             }
         )
-        _sync(self._partial)
+        sync_folder(self._partial)
         if existing(self._final.parent, self._source) is None:  # else: written meanwhile, from a copy of the source
             os.rename(self._partial, self._final)
 
@@ -182,7 +183,7 @@ class RecordingWriter:
         return digest.hexdigest()
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Force a folder's files to the disk, so that a power cut cannot empty what has its final name."""
     for path in folder.rglob("*"):
         if path.is_file():
@@ -196,10 +197,10 @@ def existing(folder: Path, source: Source) -> Path | None:
     return next((path for path in folder.glob(ending) if not path.name.startswith(PARTIAL_PREFIX)), None)
 
 
-def software() -> dict[str, str]:
-    """Versions of what made the arrays."""
+def software(packages: Sequence[str] = _SOFTWARE) -> dict[str, str]:
+    """Versions of Python and of what made the arrays, or something else."""
     found = {"python": platform.python_version()}
-    for package in ("diwa_worldmodel", "numpy", "opencv-python-headless", "zarr"):
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:  # another build of it, say opencv-python

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from diwa_conventions.actions import TRAIN_RATE_HZ
 from diwa_conventions.images import ImageArray, area_resize
-from diwa_worldmodel.dataset.motion import BoolArray, Motion, opens, read, tool_motion
+from diwa_worldmodel.dataset.motion import BoolArray, Motion, opens, tool_motion
 from diwa_worldmodel.dataset.quality import CameraImages, Images
 from diwa_worldmodel.dataset.recording_writer import CHUNK_FRAMES
 from diwa_worldmodel.dataset.records import Annotation
-from diwa_worldmodel.dataset.store import DataSet, Progress, Recording
+from diwa_worldmodel.dataset.store import DataSet, Progress, Recording, read
 
 Positions: TypeAlias = "npt.NDArray[np.float64]"
 

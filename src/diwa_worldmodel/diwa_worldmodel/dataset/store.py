@@ -23,6 +23,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -37,6 +38,10 @@ from diwa_worldmodel.dataset.records import Annotation, Episode, Source, Statist
 
 FORMAT = "diwa-dataset"
 VERSION = 1
+CAMERAS = ("static", "gripper")
+"""Of every data set."""
+BLOCK_FRAMES = 1000
+"""Images that are read at once: a whole file at 64 px."""
 _LOCK = ".lock"
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -104,21 +109,39 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Frames:
-    """All frames of a data set in memory, recordings one after the other; N frames."""
+class Numbers:
+    """All frames of a data set in memory but for their images, recordings one after the other; N frames."""
 
-    static: npt.NDArray[np.uint8]
-    """(N, S, S, 3)."""
-    gripper: npt.NDArray[np.uint8]
-    """(N, S, S, 3)."""
     proprio: npt.NDArray[np.float32]
     """(N, 10)."""
     action: npt.NDArray[np.float32]
     """(N, 7)."""
     stamp_ns: npt.NDArray[np.int64]
     """(N,)."""
+    scene_state: npt.NDArray[np.float32] | None
+    """(N, D) with the columns :attr:`DataSet.scene_state_names`; None where there are none."""
     episodes: tuple[Episode, ...]
     """Their starts count from the first frame of all."""
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """What there is of every frame, by name."""
+        named: dict[str, npt.NDArray[Any]] = {
+            "proprio": self.proprio, "action": self.action, "stamp_ns": self.stamp_ns
+        }  # fmt: skip
+        return named if self.scene_state is None else {**named, "scene_state": self.scene_state}
+
+
+@dataclass(frozen=True)
+class Frames(Numbers):
+    """All frames of a data set in memory, recordings one after the other; N frames."""
+
+    static: npt.NDArray[np.uint8]
+    """(N, S, S, 3)."""
+    gripper: npt.NDArray[np.uint8]
+    """(N, S, S, 3)."""
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {"static": self.static, "gripper": self.gripper, **super().arrays()}
 
 
 @dataclass(frozen=True)
@@ -167,19 +190,65 @@ class DataSet:
                 shutil.rmtree(partial)
             yield
 
-    def load(self) -> Frames:
+    @property
+    def scene_state_names(self) -> tuple[str, ...] | None:
+        """Columns of ``scene_state`` in every recording: () where none has it, None where recordings differ."""
+        names = {recording.scene_state_names for recording in self.recordings}
+        return None if len(names) > 1 else next(iter(names), ())
+
+    def load(self, progress: Progress = lambda done, total: None) -> Frames:
         """Everything in memory: about 25 KB a frame at 64 px."""
-        parts: dict[str, list[npt.NDArray[Any]]] = {}
-        episodes: list[Episode] = []
-        offset = 0
-        for recording in self.recordings:
-            for name in ("static", "gripper", "proprio", "action", "stamp_ns"):
-                parts.setdefault(name, []).append(np.asarray(getattr(recording, name)[:]))
-            episodes += [Episode(offset + episode.start, episode.length) for episode in recording.episodes]
-            offset += recording.frames
-        if not parts:
+        numbers = self.load_numbers()
+        size = self.config.image_size_px
+        images = {name: np.empty((self.frames, size, size, 3), np.uint8) for name in CAMERAS}
+        for begin, block in self.image_blocks(progress):
+            for name, values in block.items():
+                images[name][begin : begin + len(values)] = values
+        return Frames(**vars(numbers), static=images["static"], gripper=images["gripper"])
+
+    def load_numbers(self) -> Numbers:
+        """Everything but the images: 76 bytes a frame and its scene state. UserError for a data set without frames."""
+        if not self.recordings:
             raise UserError(f"{self.path} holds no recordings; fill it with: diwa import BAG --out {self.path}")
-        return Frames(**{name: np.concatenate(arrays) for name, arrays in parts.items()}, episodes=tuple(episodes))
+        names = ["proprio", "action", "stamp_ns", *(["scene_state"] if self.scene_state_names else [])]
+        arrays: dict[str, Any] = {"scene_state": None}
+        for name in names:
+            arrays[name] = np.concatenate([read(recording, name) for recording in self.recordings])
+        return Numbers(**arrays, episodes=self.episodes)
+
+    @property
+    def recording_begins(self) -> tuple[int, ...]:
+        """Number of each recording's first frame where recordings follow one another."""
+        ends = accumulate((recording.frames for recording in self.recordings), initial=0)
+        return tuple(ends)[:-1]
+
+    @property
+    def episodes(self) -> tuple[Episode, ...]:
+        """Of all recordings, one after the other; their starts count from the first frame of all."""
+        return tuple(
+            Episode(begin + episode.start, episode.length)
+            for begin, recording in zip(self.recording_begins, self.recordings, strict=True)
+            for episode in recording.episodes
+        )
+
+    def image_blocks(self, progress: Progress) -> Iterator[tuple[int, dict[str, npt.NDArray[np.uint8]]]]:
+        """Number of the first frame, and images (n, S, S, 3) of each camera, block after block."""
+        for begin, recording in zip(self.recording_begins, self.recordings, strict=True):
+            for start in range(0, recording.frames, BLOCK_FRAMES):
+                part = slice(start, min(start + BLOCK_FRAMES, recording.frames))
+                yield begin + start, {name: read(recording, name, part) for name in CAMERAS}
+                progress(begin + part.stop, self.frames)
+
+
+def read(recording: Recording, name: str, part: slice | int = slice(None)) -> npt.NDArray[Any]:
+    """Frames of one array of a recording; UserError if its files are damaged."""
+    try:
+        return np.asarray(getattr(recording, name)[part])
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(
+            f"{recording.id}: {name} cannot be read ({' '.join(str(error).split())}); the data set is damaged: remove "
+            f"the folder recordings/{recording.id} and import its source again"
+        ) from error
 
 
 def create_data_set(path: Path, config: DataSetConfig) -> DataSet:

@@ -1,0 +1,226 @@
+"""Where a step of training the world model goes: python benchmarks/world_model.py [DATA_SET] [--presets tiny paper]
+
+Without a data set, makes one of noisy images. Prints a Markdown table: each preset by the plain forms, the fast ones
+and, with --compile, the fast ones with a compiled scan, beside the machine's own GEMM peak. Each has a process of its
+own; memory is that process's, data included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from machine import machine, markdown_table
+from sampler import make
+from torch.utils.flop_counter import FlopCounterMode
+
+from diwa_worldmodel.config import Preset, WorldModelConfig, load_config
+from diwa_worldmodel.dataset.sampler import ResidentFrames
+from diwa_worldmodel.dataset.store import open_data_set
+from diwa_worldmodel.memory import keep_freed_memory
+from diwa_worldmodel.rssm import State, balanced_kl
+from diwa_worldmodel.settings import from_words
+from diwa_worldmodel.training.batches import BatchStream
+from diwa_worldmodel.training.trainer import make_optimiser
+from diwa_worldmodel.world_model import WorldModel, WorldModelBatch, quantise_gripper
+
+FORMS = ("plain", "fast", "compiled")
+PARTS = ("load", "encode", "scan", "decode", "backward", "optimiser")
+GEMM = (4096, 2048, 2048)
+"""(M, K, N) of the product that the peak is measured with."""
+
+
+class Stopwatch:
+    """Times of the parts of a step; on a GPU, what was started counts."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._last_s = self._now_s()
+        self.parts_ms: dict[str, list[float]] = {name: [] for name in PARTS}
+
+    def start(self) -> None:
+        self._last_s = self._now_s()
+
+    def lap(self, name: str) -> None:
+        now_s = self._now_s()
+        self.parts_ms[name].append(1e3 * (now_s - self._last_s))
+        self._last_s = now_s
+
+    def _now_s(self) -> float:
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+class Measured(NamedTuple):
+    """Of one form of the model."""
+
+    parameters: int
+    flops: float
+    """Of a step's forward and backward pass."""
+    parts_ms: dict[str, float]
+    """Medians."""
+    step_ms: float
+    wait_share: float
+    memory_gb: float
+
+
+def gemm_peak(kind: torch.dtype, device: torch.device) -> float:
+    """The best of 20 products [FLOP/s]."""
+    rows, inner, columns = GEMM
+    left = torch.randn(rows, inner, device=device).to(kind)
+    right = torch.randn(inner, columns, device=device).to(kind)
+    clock = Stopwatch(device)
+    clock.start()
+    for _ in range(20):
+        left @ right
+        clock.lap("load")
+    return 2.0 * rows * inner * columns / (1e-3 * min(clock.parts_ms["load"]))
+
+
+def autocast(config: WorldModelConfig, device: torch.device) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.training.precision == "bf16")
+
+
+def step_flops(model: WorldModel, config: WorldModelConfig, batch: WorldModelBatch, device: torch.device) -> float:
+    """Of forward and backward pass, by the plain forms: the fast ones multiply some zeros too."""
+    model.use_fast_paths(False)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        with autocast(config, device):
+            losses, _ = model(batch, model.rssm.initial(config.training.batch, device))
+        losses.total.backward()
+    model.zero_grad()
+    return float(counter.get_total_flops())
+
+
+def measure(
+    data_set: Path, preset: Preset, words: Sequence[str], form: str, device: torch.device, seconds: float
+) -> Measured:
+    """A preset's training by one of :data:`FORMS`, after two steps that are not counted."""
+    config = load_config(preset, from_words(words))
+    model = WorldModel(config.model).to(device)
+    if form != "plain" and device.type == "cpu":
+        keep_freed_memory()
+    frames = ResidentFrames(open_data_set(data_set).load())
+    with BatchStream(frames, config.model, config.training, device) as batches:
+        flops = 0.0
+        if form == "plain":
+            flops = step_flops(model, config, next(batches), device)
+        model.use_fast_paths(form != "plain")
+        if form == "compiled":
+            model.compile_scan()
+        optimiser = make_optimiser(model, config.training)
+        state = model.rssm.initial(config.training.batch, device)
+        clock = Stopwatch(device)
+        waits_ms: list[float] = []
+        began_s = time.perf_counter()
+        while len(waits_ms) < 5 or time.perf_counter() - began_s < seconds:
+            state = train_step(model, config, optimiser, batches, state, clock)
+            waits_ms.append(1e3 * batches.wait_s)
+    parts = {name: statistics.median(times[2:]) for name, times in clock.parts_ms.items()}
+    steps = [sum(times) for times in zip(*clock.parts_ms.values(), strict=True)][2:]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    wait_share = sum(waits_ms[2:]) / sum(steps)
+    return Measured(parameters, flops, parts, statistics.median(steps), wait_share, memory_gb(device))
+
+
+def train_step(
+    model: WorldModel,
+    config: WorldModelConfig,
+    optimiser: torch.optim.Optimizer,
+    batches: BatchStream,
+    state: State,
+    clock: Stopwatch,
+) -> State:
+    """What :meth:`WorldModel.forward` and the trainer do, in parts."""
+    clock.start()
+    batch = next(batches)
+    clock.lap("load")
+    with autocast(config, state.deterministic.device):
+        embeddings = model.encode(batch)
+        clock.lap("encode")
+        actions = quantise_gripper(batch["previous_action"])
+        seen = model.rssm.observe(embeddings, actions, batch["reset"], state, batch["uniforms"])
+        kl = balanced_kl(seen.posterior, seen.prior, config.model.kl_balance).mean()
+        clock.lap("scan")
+        errors = model.reconstruction(seen.latent, batch)
+        loss = torch.stack([config.model.kl_scale * kl, *errors.values()]).sum()
+        clock.lap("decode")
+    loss.backward()
+    clock.lap("backward")
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.training.gradient_clip)
+    optimiser.step()
+    optimiser.zero_grad()
+    clock.lap("optimiser")
+    return seen.last.detach()
+
+
+def memory_gb(device: torch.device) -> float:
+    """Largest so far: of the GPU, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def apart(*arguments: Any) -> Measured:
+    """:func:`measure` in a process of its own: memory that another form took would count here."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
+
+
+def row(preset: str, form: str, measured: Measured, flops: float, peak: float) -> list[str]:
+    parts = [f"{measured.parts_ms[name]:,.1f}" for name in PARTS]
+    share = flops / (1e-3 * measured.step_ms) / peak
+    return [
+        preset, form, *parts, f"{measured.step_ms:,.0f}", f"{share:.0%}", f"{measured.wait_share:.1%}",
+        f"{measured.memory_gb:.1f}",
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data_set", nargs="?", type=Path)
+    parser.add_argument("--presets", nargs="+", default=["tiny", "paper"], choices=["tiny", "paper"])
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="e.g. training.precision=fp32")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--compile", action="store_true", help="also with the scan compiled")
+    parser.add_argument("--frames", type=int, default=10_000, help="of the data set that is made")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each form of each preset")
+    words = parser.parse_args()
+    device = torch.device(words.device)
+    peaks = {str(kind).removeprefix("torch."): gemm_peak(kind, device) for kind in (torch.float32, torch.bfloat16)}
+    rows, sizes = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        data_set = words.data_set or make(Path(folder, "made"), words.frames).path
+        for preset in words.presets:
+            config = load_config(preset, from_words(words.set))
+            peak = peaks["bfloat16" if config.training.precision == "bf16" else "float32"]
+            flops = 0.0
+            for form in FORMS[: 3 if words.compile else 2]:
+                measured = apart(data_set, preset, words.set, form, device, words.seconds)
+                flops = measured.flops or flops
+                rows.append(row(preset, form, measured, flops, peak))
+            shape = f"{config.training.batch} x {config.training.length}"
+            size = f"{measured.parameters / 1e6:.1f} M parameters, {flops / 1e9:,.0f} GFLOP a step of {shape}"
+            sizes.append(f"{preset}: {size}")
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"{machine()}, PyTorch {torch.__version__}, {place}; {'; '.join(sizes)}")
+    print(f"GEMM peak: {', '.join(f'{name} {peak / 1e9:,.0f} GFLOP/s' for name, peak in peaks.items())}\n")
+    print(
+        markdown_table(["preset", "form", *(f"{name} ms" for name in PARTS), "step ms", "of peak", "wait", "GB"], rows)
+    )
+
+
+if __name__ == "__main__":
+    main()
