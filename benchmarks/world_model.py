@@ -105,9 +105,16 @@ def step_flops(model: WorldModel, config: WorldModelConfig, batch: WorldModelBat
 
 
 def measure(
-    data_set: Path, preset: Preset, words: Sequence[str], form: str, device: torch.device, seconds: float
+    data_set: Path,
+    preset: Preset,
+    words: Sequence[str],
+    form: str,
+    device: torch.device,
+    threads: int,
+    seconds: float,
 ) -> Measured:
     """A preset's training by one of :data:`FORMS`, after two steps that are not counted."""
+    torch.set_num_threads(threads)
     config = load_config(preset, from_words(words))
     model = WorldModel(config.model).to(device)
     if form != "plain" and device.type == "cpu":
@@ -195,10 +202,12 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="e.g. training.precision=fp32")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--compile", action="store_true", help="also with the scan compiled")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
     parser.add_argument("--frames", type=int, default=10_000, help="of the data set that is made")
     parser.add_argument("--seconds", type=float, default=20.0, help="for each form of each preset")
     words = parser.parse_args()
     device = torch.device(words.device)
+    torch.set_num_threads(words.threads)
     peaks = {str(kind).removeprefix("torch."): gemm_peak(kind, device) for kind in (torch.float32, torch.bfloat16)}
     rows, sizes = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -208,13 +217,13 @@ def main() -> None:
             peak = peaks["bfloat16" if config.training.precision == "bf16" else "float32"]
             flops = 0.0
             for form in FORMS[: 3 if words.compile else 2]:
-                measured = apart(data_set, preset, words.set, form, device, words.seconds)
+                measured = apart(data_set, preset, words.set, form, device, words.threads, words.seconds)
                 flops = measured.flops or flops
                 rows.append(row(preset, form, measured, flops, peak))
             shape = f"{config.training.batch} x {config.training.length}"
             size = f"{measured.parameters / 1e6:.1f} M parameters, {flops / 1e9:,.0f} GFLOP a step of {shape}"
             sizes.append(f"{preset}: {size}")
-    place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{words.threads} threads"
     print(f"{machine()}, PyTorch {torch.__version__}, {place}; {'; '.join(sizes)}")
     print(f"GEMM peak: {', '.join(f'{name} {peak / 1e9:,.0f} GFLOP/s' for name, peak in peaks.items())}\n")
     print(

@@ -54,10 +54,15 @@ class ModelConfig:
     """With pixel_shuffle: the last layer writes squares of so many pixels."""
     decoder_grid: int = setting(4, 1, 64)
     """With pixel_shuffle: side of the first map; image_size_px / decoder_patch_px / decoder_grid is a power of two."""
+    decoder_hidden: int = setting(0, 0, 8192)
+    """With pixel_shuffle: width of a normalised layer before the first map; 0: none."""
     kl_scale: float = setting(0.3, 0.0, 100.0)
     """beta; 0.3 in simulation, 1.0 with a real robot (Table S.2)."""
     kl_balance: float = setting(0.8, 0.0, 1.0)
     """delta: the prior's share of the KL's gradient (Table S.2, method.md 3)."""
+    proprioception_scale: float = setting(0.0, 0.0, 1e4)
+    """Weight of the decoded proprioception's squared error, in its own standard deviations; 0: not decoded, as in the
+    paper. Latents that it can be decoded from tell where the arm is (docs/results/world_model.md)."""
     scene_state_scale: float = setting(10.0, 0.0, 1e4)
     """Weight of the scene state's squared error, in its own standard deviations."""
 

@@ -77,17 +77,22 @@ class TransposedDecoder(nn.Module):
 
 
 class PixelShuffleDecoder(nn.Module):
-    """A linear layer to a ``grid`` x ``grid`` map, 3x3 convolutions with PixelShuffle(2), at last patches of the image.
+    """A ``grid`` x ``grid`` map from one or two linear layers, 3x3 convolutions with PixelShuffle(2), at last patches.
 
     Patches stay patches (see :func:`~diwa_worldmodel.encoders.to_patches`): the loss does not mind, pictures are rare.
     """
 
-    def __init__(self, image_size_px: int, depth: int, latents: int, patch_px: int = 2, grid: int = 4) -> None:
+    def __init__(
+        self, image_size_px: int, depth: int, latents: int, patch_px: int = 2, grid: int = 4, hidden: int = 0
+    ) -> None:
         super().__init__()
         self.side, self.patch_px = grid, patch_px
         doublings = (image_size_px // (patch_px * grid)).bit_length() - 1
         channels = [depth * 2**i for i in reversed(range(doublings + 1))]
-        self.linear = nn.Sequential(nn.Linear(latents, channels[0] * grid**2), nn.ELU(inplace=True))
+        self.linear = nn.Sequential()
+        if hidden:
+            self.linear.extend([nn.Linear(latents, hidden), nn.LayerNorm(hidden), nn.ELU(inplace=True)])
+        self.linear.extend([nn.Linear(hidden or latents, channels[0] * grid**2), nn.ELU(inplace=True)])
         self.layers = nn.Sequential()
         for inputs, outputs in zip(channels, channels[1:], strict=False):
             self.layers.extend([nn.Conv2d(inputs, 4 * outputs, 3, padding=1), nn.ELU(inplace=True), DepthToSpace()])

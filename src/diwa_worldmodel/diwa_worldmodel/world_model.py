@@ -51,7 +51,8 @@ class Losses(NamedTuple):
 
     total: Tensor
     reconstruction: dict[str, Tensor]
-    """-log p of each camera's image, and of ``scene_state``, up to a constant: half the summed squared error."""
+    """-log p of each camera's image, and of ``proprioception`` and ``scene_state`` where they are decoded, up to a
+    constant: half the summed squared error."""
     kl: Tensor
     """KL(q || p) [nat], without scale."""
     posterior_entropy: Tensor
@@ -104,10 +105,10 @@ class WorldModel(nn.Module):
         )
         self.decoders = nn.ModuleDict({name: self._decoder() for name in config.cameras})
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.proprioception_scale:
+            self.proprioception_decoder = self._numbers_decoder(PROPRIO_DIM)
         if config.scene_state:
-            self.scene_state_decoder = nn.Sequential(
-                nn.Linear(config.latent, config.hidden), nn.ELU(), nn.Linear(config.hidden, config.scene_state)
-            )
+            self.scene_state_decoder = self._numbers_decoder(config.scene_state)
 
     def use_fast_paths(self, enabled: bool) -> None:
         """Choose between the forms made for speed, the default, and the plain ones: the same weights and numbers."""
@@ -125,11 +126,16 @@ class WorldModel(nn.Module):
         if config.decoder == "transposed":
             return TransposedDecoder(config.image_size_px, config.decoder_depth, config.latent)
         return PixelShuffleDecoder(
-            config.image_size_px, config.decoder_depth, config.latent, config.decoder_patch_px, config.decoder_grid
-        )
+            config.image_size_px, config.decoder_depth, config.latent, config.decoder_patch_px, config.decoder_grid,
+            config.decoder_hidden,
+        )  # fmt: skip
 
     def _image_decoders(self) -> list[tuple[str, ImageDecoder]]:
         return cast("list[tuple[str, ImageDecoder]]", list(self.decoders.items()))
+
+    def _numbers_decoder(self, width: int) -> nn.Module:
+        hidden = self.config.hidden
+        return nn.Sequential(nn.Linear(self.config.latent, hidden), nn.ELU(), nn.Linear(hidden, width))
 
     def encode(self, observations: Observations) -> Tensor:
         """Frames (..., S, S, 3) uint8 and numbers (..., D) to embeddings (..., E)."""
@@ -158,7 +164,10 @@ class WorldModel(nn.Module):
         reconstruction = self.reconstruction(trajectory.latent, batch)
         posterior, prior = trajectory.posterior, trajectory.prior
         kl = balanced_kl(posterior, prior, self.config.kl_balance).mean()
-        weights = {"scene_state": self.config.scene_state_scale}
+        weights = {
+            "proprioception": self.config.proprioception_scale,
+            "scene_state": self.config.scene_state_scale,
+        }
         fit = sum((weights.get(name, 1.0) * loss for name, loss in reconstruction.items()), start=torch.zeros_like(kl))
         with torch.no_grad():
             entropies = entropy(posterior).mean(), entropy(prior).mean()
@@ -174,6 +183,9 @@ class WorldModel(nn.Module):
         error = fast_image_error if self.fast and flat.device.type == "cpu" else image_error
         for name, decoder in self._image_decoders():
             losses[name] = error(decoder(flat), batch["images"][name].flatten(0, 1), decoder.patch_px)
+        if self.config.proprioception_scale:
+            target = self.proprio(batch["proprio"])
+            losses["proprioception"] = half_squared_error(self.proprioception_decoder(flat), target.flatten(0, 1))
         if self.config.scene_state:
             assert batch["scene_state"] is not None
             target = self.scene_state(batch["scene_state"])
