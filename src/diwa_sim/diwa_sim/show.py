@@ -79,7 +79,7 @@ class SimShow:
 
     def _film(self, env: PlayroomEnv, path: Path) -> int:
         from diwa_conventions.actions import RECORD_RATE_HZ
-        from diwa_sim.film import FilmWriter
+        from diwa_conventions.film import FilmWriter
 
         success = False
         with FilmWriter(path, RECORD_RATE_HZ, scale=2) as film:

@@ -354,9 +354,15 @@ def check_data_set(data_set: DataSet, model: ModelConfig, metadata: WorldModelMe
 def _check_scene_state(data_set: DataSet, model: ModelConfig, metadata: WorldModelMetadata | None) -> None:
     if not model.scene_state:
         return
+    first = data_set.recordings[0]
     expected = f"{model.scene_state} numbers" if metadata is None else ", ".join(metadata.scene_state_names)
     for recording in data_set.recordings:
         names = recording.scene_state_names
+        if metadata is None and len(names) == model.scene_state and names != first.scene_state_names:
+            raise UserError(
+                f"{data_set.path}: recording {recording.id} has the scene state {', '.join(names)}, {first.id} has "
+                f"{', '.join(first.scene_state_names) or 'none'}: import them into data sets of their own"
+            )
         if len(names) != model.scene_state or (metadata is not None and names != metadata.scene_state_names):
             raise UserError(
                 f"{data_set.path}: recording {recording.id} has the scene state {', '.join(names) or 'of nothing'}, "

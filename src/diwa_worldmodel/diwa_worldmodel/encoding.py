@@ -37,6 +37,7 @@ from diwa_worldmodel.latent_cache import (
     writing,
 )
 from diwa_worldmodel.latent_filter import THREADS, FilterFrame, FilterLimits, LatentFilter, Sampling, encode_frames
+from diwa_worldmodel.training.frames import check_finite
 from diwa_worldmodel.worker_process import end_with_parent
 
 _WORKER_FRAMES = 4000
@@ -125,6 +126,8 @@ def encode_data_set(
     with writing(folder):
         parts = find_parts(data_set, folder, world_model.config.model)
         missing = [part for part in parts if read_part(part) is None]
+        if missing:
+            check_finite(data_set, data_set.load_numbers())
         mended = sum(part.path.exists() for part in missing)
         jobs = _Jobs(world_model.folder, world_model.hash, data_set, settings)
         cores = workers or len(os.sched_getaffinity(0))

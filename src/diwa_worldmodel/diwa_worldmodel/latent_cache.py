@@ -204,11 +204,15 @@ def write_part(part: Part, tensors: dict[str, Tensor]) -> None:
     part.path.parent.mkdir(exist_ok=True)
     new = part.path.parent / f"{_PARTIAL}{part.path.name}"
     content = safetensors.torch.save(tensors, {**part.described(), "sha256": _check_sum(tensors)})
-    with open(new, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, part.path)
+    try:
+        with open(new, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, part.path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
 
 
 def _check_sum(tensors: dict[str, Tensor]) -> str:

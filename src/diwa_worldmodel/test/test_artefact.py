@@ -322,6 +322,15 @@ class TestDataSet:
         with pytest.raises(UserError, match="square_x, square_y, lamp, the hybrid world model expects .*drawer"):
             check_data_set(named, hybrid, expected)
 
+    def test_whose_recordings_differ_in_scene_state_is_refused_before_training(self, tmp_path: Path) -> None:
+        data_set = small_data_set(tmp_path / "play", frames=24, episodes=2, scene_state=True)
+        first, second = data_set.recordings
+        second = replace(second, scene_state_names=("square_x", "square_y", "drawer"))
+        mixed = replace(data_set, recordings=(first, second))
+        with pytest.raises(UserError, match="square_y, drawer, .* has square_x, .*lamp: import them into data sets of"):
+            check_data_set(mixed, small_config(scene_state=3).model)
+        check_data_set(mixed, small_config().model)
+
     @pytest.mark.parametrize(
         "other, message",
         [

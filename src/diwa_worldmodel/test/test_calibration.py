@@ -99,6 +99,10 @@ def test_the_bound_is_passed_by_one_sound_frame_in_a_thousand_and_by_faults() ->
     assert found.one_step.samples == 20_000
     delay = found.mean.of(SWAPPED).median_delay_s
     assert 0.0 < delay <= 1.0
+    chunked = bound_surprise(sound, faulty, warmup_steps=3, step_s=4 / 7.5).mean
+    assert chunked.of(SWAPPED).median_delay_s == pytest.approx(4 * delay)
+    assert chunked.false_alarm_steps_per_minute == pytest.approx(found.mean.false_alarm_steps_per_minute / 4)
+    assert (found.mean.within_s, chunked.within_s) == pytest.approx((FAULT_STEPS / 7.5, 4 * FAULT_STEPS / 7.5))
 
 
 @pytest.mark.parametrize("cameras", [["static"], ["static", "gripper"]])

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from world_model_samples import IMAGE_SIZE, SCENE_STATE_NAMES, small_config, small_data_set
+import zarr
+from world_model_samples import IMAGE_SIZE, SCENE_STATE_NAMES, full_disk, small_config, small_data_set
 
 from diwa_conventions.errors import UserError
 from diwa_worldmodel import encoding, latent_cache
@@ -252,6 +253,23 @@ class TestCache:
         monkeypatch.setattr(encoding, "write_part", full)
         with pytest.raises(UserError, match="disk of .* is full; make room and encode again"):
             encode_data_set(model, play)
+
+    def test_file_that_was_not_finished_takes_no_room(self, model: LoadedWorldModel, play: DataSet) -> None:
+        folder = latent_cache.cache_folder(model, play, None, latent_cache.MODE)
+        with full_disk(1000), pytest.raises(OSError, match="File too large"):
+            encode_data_set(model, play)
+        assert [path.name for path in folder.rglob("*") if path.is_file()] == [".lock"]
+
+    def test_number_that_is_none_is_named_before_anything_is_encoded(
+        self, tmp_path: Path, model: LoadedWorldModel
+    ) -> None:
+        path = small_data_set(tmp_path / "play", frames=60, episodes=6).path
+        second = open_data_set(path).recordings[1]
+        array = zarr.open_group(path / "recordings" / second.id, mode="r+")["proprio"]
+        array[13, 2] = np.nan
+        with pytest.raises(UserError, match=f"recording {second.id}, episode 1, frame 3 of it .*proprio z is nan"):
+            encode_data_set(model, open_data_set(path))
+        assert not list(model.folder.rglob("*.safetensors"))[1:]
 
 
 class TestStage:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -195,13 +194,34 @@ def test_dreams_longer_than_the_play_are_refused_with_what_would_fit(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("horizon", 0), ("starts", 0), ("context", 0), ("probe_frames", 1)], ids=lambda one: str(one)
+    ("option", "value"),
+    [("horizon", 0), ("starts", 0), ("context", 0), ("probe_frames", 1), ("seed", -1)],
+    ids=lambda one: str(one),
 )
 def test_options_out_of_range_are_named(tmp_path: Path, option: str, value: int) -> None:
     options: dict[str, Any] = {option: value}
     stage = EvaluateWorldModel(tmp_path, tmp_path, **options)
     with pytest.raises(UserError, match=f"--{option.replace('_', '-')} is {value}; expected"):
         stage.run()
+
+
+@pytest.mark.parametrize("out", ["/proc/report", "{folder}/config.yaml/report"])
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, data_set: DataSet, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _world_model(tmp_path / "model", data_set)
+    monkeypatch.setattr(EvaluateWorldModel, "evaluate", lambda *_: pytest.fail("it was measured"))
+    with pytest.raises(UserError, match="cannot be written to .*report: .*; choose another folder with --out"):
+        EvaluateWorldModel(folder, data_set.path, out=Path(out.format(folder=folder)), **FEW).run()
+
+
+def test_play_that_is_held_out_as_a_whole_leaves_nothing_to_fit_probes_to(tmp_path: Path) -> None:
+    data_set = small_data_set(tmp_path / "play", frames=60, episodes=1, recordings=1)
+    metadata = WorldModelMetadata((data_set.hash(),), data_set.config, held_out=((data_set.recordings[0].id, 0, 60),))
+    config = small_config()
+    save_world_model(tmp_path / "model", WorldModel(config.model), config, metadata)
+    with pytest.raises(UserError, match="only held-out episodes, and probes are fitted to others; name the data set"):
+        EvaluateWorldModel(tmp_path / "model", data_set.path, **FEW).run()
 
 
 def test_a_data_set_of_another_kind_is_refused(tmp_path: Path, data_set: DataSet) -> None:
@@ -254,8 +274,8 @@ def test_charts_stay_in_their_box_and_leave_out_what_is_unknown() -> None:
 
 
 def test_ranges_are_written_short() -> None:
-    assert ranges([1, 2, 3, 7, 9, 10]) == "1-3, 7, 9-10"
-    assert re.fullmatch("", ranges([]))
+    assert ranges([1, 2, 3, 7, 9, 10]) == "steps 1-3, 7, 9-10"
+    assert ranges([4]) == "step 4"
 
 
 def test_the_worst_verdict_decides() -> None:

@@ -34,8 +34,11 @@ def test_a_good_a_median_and_the_worst_window_are_picked() -> None:
     errors = np.random.default_rng(0).permutation(np.arange(101.0))
     found = {one.name: one.error for one in pick(errors)}
     assert found == {"good": 10.0, "median": 50.0, "worst": 100.0}
+    assert [one.about for one in pick(errors)] == [
+        "good: 90 of 101 are worse", "median: 50 of 101 are worse", "worst of 101"
+    ]  # fmt: skip
     assert [one.name for one in pick(np.array([3.0]))] == ["good"]
-    assert len(pick(np.array([3.0, 1.0]))) == 2
+    assert [one.number for one in pick(np.array([3.0, 1.0]))] == [1, 0]
 
 
 @pytest.mark.parametrize("cameras", [("static",), ("static", "gripper"), ("static", "gripper", "third")])
@@ -87,5 +90,6 @@ def test_an_encoded_strip_is_the_same_picture() -> None:
 
 
 def test_a_film_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError):
-        write_film(tmp_path / "none" / "film.mp4", film_frames(_footage(), "good"))
+    (tmp_path / "film.mp4").mkdir()
+    with pytest.raises(OSError, match=r"film\.mp4"):
+        write_film(tmp_path / "film.mp4", film_frames(_footage(), "good"), 7.5)

@@ -14,14 +14,16 @@ from diwa_worldmodel.evaluation.probes import (
     Probe,
     Readings,
     RidgeSums,
+    all_targets,
     balance_classes,
     fit_probe,
     fit_ridge,
+    frame_numbers,
     judge_probe,
     with_constant,
 )
 from diwa_worldmodel.evaluation.quantities import Quantity, quantities
-from diwa_worldmodel.evaluation.windows import choose_windows
+from diwa_worldmodel.evaluation.windows import choose_windows, observe, read_windows
 from diwa_worldmodel.world_model import WorldModel
 
 NUMBER = Quantity("drawer_m", "number", (0,), "mm", 10.0, 1000.0)
@@ -159,7 +161,14 @@ def test_a_probe_finds_what_is_in_the_latent(tmp_path_factory: pytest.TempPathFa
     assert probe.frames == 24 * 18
     assert probe.columns(named[1]) == slice(3, 9)
     width = probe.columns(named[2])
-    # Of a random network: its h holds the position that it was fed, its mean is that of the data.
     assert probe.mean[width][0] == pytest.approx(0.04, abs=0.02)
+    # Also of a random network h holds the position that it was fed: better than guessing the mean.
+    batch = read_windows(source, choose_windows(source.episodes, 20, 24), 1, model.config.discrete)
+    truth = all_targets(named, frame_numbers(batch))[:, 2:]
+    found = probe.read(observe(model, batch, batch["uniforms"]).latent)[:, 2:]
+    for name in ("square_x", "square_y"):
+        column = probe.columns(next(one for one in named if one.name == name)).start
+        left = np.square(found - truth)[..., column].sum() / np.square(probe.mean - truth)[..., column].sum()
+        assert left < 0.6
     again = fit_probe(model, source, choose_windows(source.episodes, 20, 24), named, 0, torch.device("cpu"))
     assert torch.equal(probe.weights, again.weights)

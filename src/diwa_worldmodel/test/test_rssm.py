@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -27,15 +26,6 @@ from diwa_worldmodel.rssm import (
 BATCH, STEPS, ACTION, EMBEDDING = 3, 7, 4, 6
 DETERMINISTIC, GROUPS, CLASSES, HIDDEN = 10, 4, 5, 8
 JUST_BELOW_ONE = float(torch.nextafter(torch.tensor(1.0), torch.tensor(0.0)))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """More only wait for each other at these sizes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def rssm() -> RSSM:

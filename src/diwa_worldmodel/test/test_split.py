@@ -94,6 +94,12 @@ def test_too_few_frames_to_hold_any_out_are_refused(data_set):
         split_episodes(with_lengths(data_set, 3), 0.05, seed=0)
 
 
+def test_episodes_too_short_to_go_on_in_are_not_held_out(data_set):
+    split = split_episodes(with_lengths(data_set, *[1] * 60, 940), 0.05, seed=0)
+    assert split.held_out == (Episode(950, 50),)
+    assert split_episodes(with_lengths(data_set, 60), 0.05, seed=0, shortest=8).held_out == (Episode(52, 8),)
+
+
 def test_a_data_set_without_recordings_is_refused(tmp_path):
     with pytest.raises(UserError, match="has 0 frames"):
         split_episodes(create_data_set(tmp_path / "empty", DataSetConfig()), 0.05, seed=0)

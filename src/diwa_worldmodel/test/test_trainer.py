@@ -13,14 +13,6 @@ from diwa_worldmodel.training.trainer import Trainer, learning_rate, make_fabric
 from diwa_worldmodel.world_model import WorldModel
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def trainer_of(config: WorldModelConfig) -> Trainer:
     torch.manual_seed(config.training.seed)
     fabric = make_fabric(config.training.precision, "cpu")

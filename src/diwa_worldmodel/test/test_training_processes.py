@@ -12,6 +12,7 @@ from training_run_samples import STEPS, Recorder, assert_same_run, learned, run,
 from world_model_samples import small_data_set
 
 from diwa_worldmodel.artefact import load_world_model
+from diwa_worldmodel.dataset.sampler import DiskFrames, StreamSampler
 from diwa_worldmodel.dataset.store import DataSet
 from diwa_worldmodel.training.checkpoint import load_newest
 from diwa_worldmodel.training.train import Train
@@ -89,3 +90,36 @@ sys.exit(small_run(Path(sys.argv[1]), Path(sys.argv[2])).run())
     assert mine is not None and others is not None
     assert mine.tensors["carried/deterministic"].shape == (4, 16)
     assert torch.allclose(mine.tensors["carried/deterministic"], others.tensors["carried/deterministic"], atol=1e-5)
+
+
+def test_what_only_one_of_two_processes_cannot_read_is_told_in_a_line(options, tmp_path):
+    """Each row stays in an episode of its own, and the second process's is damaged: the first sees nothing of it."""
+    damaged = small_data_set(tmp_path / "damaged", frames=2400, episodes=2)
+    (((begin, _),),) = StreamSampler(DiskFrames(damaged), batch=2, length=8, rows=range(1, 2)).plan().spans
+    number = damaged.recording_begins.index(begin)
+    for path in (damaged.path / "recordings" / damaged.recordings[number].id / "static" / "c").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:100])
+    code = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from training_run_samples import small_run
+from diwa_conventions.errors import UserError
+from diwa_worldmodel.training.train import Speed
+run = small_run(Path(sys.argv[1]), Path(sys.argv[2]))
+try:
+    words = ("training.batch=2", "training.validation_share=0")
+    sys.exit(replace(run, set=words, speed=Speed(1, "disk", "cpu", devices=2)).run())
+except UserError as error:
+    sys.exit(str(error))
+"""
+    script = tmp_path / "two.py"
+    script.write_text(code)
+    words = [str(script), str(damaged.path), str(options.out), str(Path(__file__).parent)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=180, env=environment)
+    assert ended.returncode == 1, ended.stderr
+    assert "static cannot be read" in ended.stderr and "Traceback" not in ended.stderr
+    assert "another process of this training has ended; its own line says why" in ended.stderr

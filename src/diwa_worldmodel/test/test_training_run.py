@@ -26,8 +26,9 @@ from diwa_conventions.errors import UserError
 from diwa_worldmodel.artefact import load_world_model
 from diwa_worldmodel.dataset.store import DataSet, open_data_set
 from diwa_worldmodel.settings import to_mapping
+from diwa_worldmodel.training import training_run
 from diwa_worldmodel.training.checkpoint import load_newest, save_checkpoint
-from diwa_worldmodel.training.loop import Report
+from diwa_worldmodel.training.loop import Pace, Report
 from diwa_worldmodel.training.metrics import read_metrics
 from diwa_worldmodel.training.terminal import Terminal
 from diwa_worldmodel.training.train import Speed, Train, summary
@@ -98,6 +99,16 @@ def test_held_out_episodes_are_looked_at_every_so_many_steps_and_at_the_end(unin
     lines = [line for line in read_metrics(uninterrupted / "metrics.jsonl") if "validation_loss" in line]
     assert [line["step"] for line in lines] == [5, 10, 12]
     assert lines[-1]["validation_loss"] < lines[0]["validation_loss"]
+
+
+def test_numbers_that_are_read_rarely_as_on_a_gpu_change_neither_losses_nor_validation(
+    options, uninterrupted, monkeypatch
+):
+    monkeypatch.setattr(training_run._TrainingRun, "_pace", lambda self: Pace(0.0, 5.0, 1, 5, read_steps=4))
+    recorder = Recorder()
+    run(options, recorder)
+    assert [report.step for report in recorder.reports] == [4, 5, 8, 10, 12]
+    assert_same_run(options.out, uninterrupted)
 
 
 def test_without_held_out_episodes_there_is_no_validation(options):
@@ -236,6 +247,17 @@ def test_disk_that_is_full_at_the_end_is_an_error_and_the_last_checkpoint_is_kep
     assert_same_run(options.out, uninterrupted)
 
 
+def test_disk_that_is_full_for_the_world_model_is_an_error_and_the_same_command_makes_it(options, monkeypatch):
+    def full(*what: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_run, "save_world_model", full)
+        with pytest.raises(UserError, match="world model could not be written to .*No space.*checkpoint of step 12 is"):
+            run(options)
+    assert run(options).world_model == options.out / "world_model"
+
+
 def test_loss_that_is_no_number_stops_the_training_and_is_never_saved(options):
     stopped_at(options, 2)
     poison(options.out)
@@ -263,6 +285,19 @@ def test_other_config_is_refused_by_the_names_of_its_keys(options):
     with pytest.raises(UserError, match=r"begun with model.kl_scale 0.3, not 1.0; training.steps 12, not 5: go on"):
         run(other)
     assert checkpoint_step(options.out) == 2
+
+
+def test_run_that_has_learned_nothing_does_not_stand_in_the_way_of_another(options):
+    with pytest.raises(UserError, match="frames to draw from"):
+        run(replace(options, set=("training.batch=64", "training.length=50")))
+    assert run(replace(options, set=("training.steps=2",))).step == 2
+    assert load_world_model(options.out / "world_model").config == small_config({"steps": 2})
+
+
+def test_short_data_set_trains_with_action_chunks(options, tmp_path):
+    short = small_data_set(tmp_path / "short", frames=100, episodes=1, recordings=1)
+    words = ("model.action_chunk=4", "training.steps=2", "training.batch=2", "training.validation_share=0.05")
+    assert run(replace(options, data_set=short.path, set=words)).end == "finished"
 
 
 def test_other_data_set_is_refused(options, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,15 +13,6 @@ from diwa_conventions.actions import ACTION_DIM, GRIPPER_INDEX
 from diwa_worldmodel.config import WorldModelConfig
 from diwa_worldmodel.rssm import State
 from diwa_worldmodel.world_model import Losses, Normaliser, WorldModel, WorldModelBatch, quantise_gripper
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """More only wait for each other at these sizes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def world_model(config: WorldModelConfig) -> WorldModel:

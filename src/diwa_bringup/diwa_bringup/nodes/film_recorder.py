@@ -15,10 +15,10 @@ from diwa_bringup.film import film_picture
 from diwa_conventions import topics
 from diwa_conventions.actions import RECORD_RATE_HZ
 from diwa_conventions.errors import UserError
+from diwa_conventions.film import FilmWriter
 from diwa_conventions.images import ImageArray, raw_to_rgb
 from diwa_conventions.node_main import run_node
 from diwa_conventions.qos import profile
-from diwa_sim.film import FilmWriter
 
 
 class FilmRecorder(Node):

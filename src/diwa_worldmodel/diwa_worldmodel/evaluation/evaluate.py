@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -23,7 +24,13 @@ if TYPE_CHECKING:
 
 FOLDER = "evaluation"
 _COMMAND = "diwa evaluate world-model"
-_LIMITS = {"context": (1, 1000), "horizon": (1, 10_000), "starts": (1, 100_000), "probe_frames": (100, 10_000_000)}
+_LIMITS = {
+    "context": (1, 1000),
+    "horizon": (1, 10_000),
+    "starts": (1, 100_000),
+    "probe_frames": (100, 10_000_000),
+    "seed": (0, 2**31 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -116,8 +123,20 @@ class EvaluateWorldModel:
             if not low <= getattr(self, name) <= high:
                 option = f"--{name.replace('_', '-')}"
                 raise UserError(f"{option} is {getattr(self, name)}; expected {low} to {high}")
-        if self.out is not None and self.out.exists() and not self.out.is_dir():
-            raise UserError(f"--out {self.out} is a file; expected a folder for the report")
+        if self.out is not None or self.world_model.is_dir():
+            _check_writable(self.out or self.world_model / FOLDER)
+
+
+def _check_writable(folder: Path) -> None:
+    """Before minutes are spent: UserError if no file can be made in the folder, or in what of its path is there."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"the report cannot be written to {folder}: {there}: {error.strerror}; choose another folder with --out"
+        ) from None
 
 
 def _device(name: str) -> torch.device:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import av
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from diwa_conventions.actions import TRAIN_RATE_HZ
+from diwa_conventions.film import FilmWriter
 from diwa_worldmodel.dataset.sampler import FrameSource
 from diwa_worldmodel.evaluation.open_loop import dreams
 from diwa_worldmodel.evaluation.windows import Window
@@ -56,11 +55,11 @@ def pick(errors: npt.NDArray[Any]) -> tuple[Pick, ...]:
     order = np.argsort(errors, kind="stable")
     last = len(order) - 1
     places = {"good": round(0.1 * last), "median": round(0.5 * last), "worst": last}
-    words = {"good": "good: nine of ten are worse", "median": "median: half are worse", "worst": f"worst of {last + 1}"}
     found: dict[int, Pick] = {}
     for name, place in places.items():
         number = int(order[place])
-        found.setdefault(number, Pick(name, number, float(errors[number]), words[name]))
+        about = f"{name}: {last - place} of {last + 1} are worse" if place < last else f"worst of {last + 1}"
+        found.setdefault(number, Pick(name, number, float(errors[number]), about))
     return tuple(found.values())
 
 
@@ -99,15 +98,10 @@ def film_frames(made: Footage, title: str) -> list[Image]:
 
 
 def write_film(path: Path, frames: Sequence[Image], rate_hz: float = TRAIN_RATE_HZ) -> None:
-    """H.264 in an MP4 that every browser plays. OSError where it cannot be written."""
-    height, width = frames[0].shape[:2]
-    rate = Fraction(rate_hz).limit_denominator(1000)
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "26", "preset": "slow"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    """An MP4 that every browser plays, small enough for the page. OSError where it cannot be written."""
+    with FilmWriter(path, rate_hz, crf=26) as film:
         for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
-        container.mux(stream.encode(None))
+            film.add(image)
 
 
 def strip(made: Footage) -> Image:

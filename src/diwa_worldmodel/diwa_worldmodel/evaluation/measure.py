@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from diwa_conventions.actions import TRAIN_RATE_HZ
 from diwa_conventions.errors import UserError
 from diwa_worldmodel.dataset.records import Episode
 from diwa_worldmodel.evaluation.calibration import Reliability, Settling, reliabilities, settling
@@ -215,7 +216,7 @@ def _surprise(model: WorldModel, play: Play, settings: Settings, warmup_steps: i
     if longest >= SOUND_STEPS + FAULT_STEPS:
         tried = choose_windows(play.held_out.episodes, SOUND_STEPS + FAULT_STEPS, settings.starts)
         faulty = faulty_kl(model, play.held_out, tried, device)
-    return bound_surprise(kl, faulty, warmup_steps)
+    return bound_surprise(kl, faulty, warmup_steps, model.config.action_chunk / TRAIN_RATE_HZ)
 
 
 def _fitting(episodes: Sequence[Episode], length: int, frames: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from diwa_conventions.errors import UserError
 from diwa_worldmodel.artefact import LoadedWorldModel, WorldModelMetadata
 from diwa_worldmodel.dataset.chunked import in_chunks
 from diwa_worldmodel.dataset.quality import counted
@@ -44,12 +45,17 @@ class OpenedPlay:
 def open_play(loaded: LoadedWorldModel, data_set: DataSet) -> OpenedPlay:
     """The episodes that the world model's metadata holds out, if they are there, else a quarter of the data set.
 
-    Images stay on disk. UserError for numbers that are not finite and for damaged files.
+    Images stay on disk. UserError for numbers that are not finite, for damaged files, and if all is held out.
     """
     held_out, about, warning = choose_held_out(loaded.metadata, data_set)
     frames = open_frames(data_set, "disk")
     chunk = loaded.config.model.action_chunk
     rest = rest_of(data_set.episodes, held_out)
+    if not rest:
+        raise UserError(
+            f"{data_set.path} has only held-out episodes, and probes are fitted to others; name the data set that the "
+            "world model was trained on"
+        )
     measured, learned = (in_chunks(SomeEpisodes(frames, episodes), chunk) for episodes in (held_out, rest))
     named = quantities(data_set.scene_state_names or (), frames.numbers.scene_state)
     return OpenedPlay(Play(measured, learned, named), about, warning)

@@ -26,7 +26,7 @@ MEAN_STEPS = 8
 SOUND_STEPS = 16
 """Faults begin after so many steps."""
 FAULT_STEPS = 16
-"""Two seconds, within which a fault is to be noticed."""
+"""Two seconds of single frames, within which a fault is to be noticed."""
 NO_FAULT, SWAPPED = "none", "cameras swapped"
 
 FloatArray: TypeAlias = "npt.NDArray[np.float64]"
@@ -48,7 +48,6 @@ class Detection:
         delay = self.median_delay_s
         return {
             "detected": self.detected,
-            "within_s": FAULT_STEPS / TRAIN_RATE_HZ,
             "median_delay_s": delay if np.isfinite(delay) else None,
             "windows": self.windows,
         }
@@ -59,6 +58,8 @@ class Bound:
     """On the KL [nat] of one step, or on its mean over several."""
 
     steps: int
+    step_s: float
+    """Of the world model: one or several frames."""
     bound: float
     """QUANTILE of it on sound held-out frames."""
     samples: int
@@ -72,7 +73,12 @@ class Bound:
 
     @property
     def false_alarm_steps_per_minute(self) -> float:
-        return 60.0 * TRAIN_RATE_HZ * self.false_alarm_share
+        return 60.0 / self.step_s * self.false_alarm_share
+
+    @property
+    def within_s(self) -> float:
+        """How long faults had to be noticed."""
+        return FAULT_STEPS * self.step_s
 
     def of(self, fault: str) -> Detection:
         """How it shows; KeyError if it was not tried."""
@@ -86,7 +92,7 @@ class Bound:
             "false_alarm_share": self.false_alarm_share,
             "false_alarm_steps_per_minute": self.false_alarm_steps_per_minute,
             "quantiles": dict(self.quantiles),
-            "detections": {one.fault: one.to_json() for one in self.detections},
+            "detections": {one.fault: {**one.to_json(), "within_s": self.within_s} for one in self.detections},
         }
 
 
@@ -174,13 +180,15 @@ def faulty_kl(
     return rows
 
 
-def bound_surprise(sound: FloatArray, faulty: Mapping[str, FloatArray], warmup_steps: int) -> Surprise:
+def bound_surprise(
+    sound: FloatArray, faulty: Mapping[str, FloatArray], warmup_steps: int, step_s: float = 1.0 / TRAIN_RATE_HZ
+) -> Surprise:
     """Bounds from KL (n, T) in sound operation, judged by :func:`faulty_kl`'s."""
     several = min(MEAN_STEPS, sound.shape[1])
-    return Surprise(warmup_steps, _bound(sound, faulty, 1), _bound(sound, faulty, several))
+    return Surprise(warmup_steps, _bound(sound, faulty, 1, step_s), _bound(sound, faulty, several, step_s))
 
 
-def _bound(sound: FloatArray, faulty: Mapping[str, FloatArray], steps: int) -> Bound:
+def _bound(sound: FloatArray, faulty: Mapping[str, FloatArray], steps: int, step_s: float) -> Bound:
     means = running_mean(sound, steps)
     bound = float(np.quantile(means, QUANTILE))
     halves = (means[::2], means[1::2]) if len(means) > 1 else tuple(np.array_split(means[0], 2))
@@ -188,11 +196,12 @@ def _bound(sound: FloatArray, faulty: Mapping[str, FloatArray], steps: int) -> B
     levels = {str(q): float(np.quantile(means, q)) for q in (0.5, 0.9, 0.99, QUANTILE)}
     return Bound(
         steps=steps,
+        step_s=step_s,
         bound=bound,
         samples=means.size,
         false_alarm_share=float(np.mean(crossed)),
         quantiles={**levels, "1.0": float(means.max())},
-        detections=tuple(_detection(name, running_mean(kl, steps), bound) for name, kl in faulty.items()),
+        detections=tuple(_detection(name, running_mean(kl, steps), bound, step_s) for name, kl in faulty.items()),
     )
 
 
@@ -201,9 +210,9 @@ def running_mean(values: FloatArray, steps: int) -> FloatArray:
     return np.asarray(np.lib.stride_tricks.sliding_window_view(values, steps, axis=1).mean(axis=-1))
 
 
-def _detection(fault: str, means: FloatArray, bound: float) -> Detection:
+def _detection(fault: str, means: FloatArray, bound: float, step_s: float) -> Detection:
     known = means[np.isfinite(means).all(axis=1)][:, -FAULT_STEPS:]
     delays = [np.flatnonzero(row > bound)[:1] for row in known]
-    found = np.concatenate([*delays, np.zeros(0)]) / TRAIN_RATE_HZ
+    found = np.concatenate([*delays, np.zeros(0)]) * step_s
     detected = len(found) / len(known) if len(known) else float("nan")
     return Detection(fault, detected, float(np.median(found)) if len(found) else float("nan"), len(known))

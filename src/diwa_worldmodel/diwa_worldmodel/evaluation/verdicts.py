@@ -82,7 +82,7 @@ def _pictures(camera: CameraErrors, step_s: float) -> Verdict:
         words = f"the dream is nearer to the truth than all three trivial guesses at every step up to {until} ({how})"
         return Verdict(check, "ok", words)
     late = any(steps and steps[-1] > FIRST_STEPS for steps in worse.values())
-    found = "; ".join(f"{WORDS[word]} is as good at steps {ranges(steps)}" for word, steps in worse.items() if steps)
+    found = "; ".join(f"{WORDS[word]} is as good at {ranges(steps)}" for word, steps in worse.items() if steps)
     rest = (
         "more training or more play is needed"
         if late
@@ -118,7 +118,7 @@ def _probes(probes: Iterable[ProbeResult]) -> Iterator[Verdict]:
             for way, text in (("closed_loop", "seeing"), ("value_held", "value held"), ("training_mean", "guessing"))
         )
         off = f"{error_text(errors['open_loop'], probe)} {'wrong' if is_share(probe) else 'off'}"
-        yield Verdict(f"{probe.quantity.name} probe", level, f"{off} after {at + 1} dreamed steps ({words})")
+        yield Verdict(f"{probe.quantity.name} probe", level, f"{off} after {counted(at + 1, 'dreamed step')} ({words})")
 
 
 def is_share(probe: ProbeResult) -> bool:
@@ -173,18 +173,19 @@ def _surprise(measured: Measurements) -> Iterator[Verdict]:
         swapped, alarms = bound.of(SWAPPED).detected, bound.of(NO_FAULT).detected
         level: Level = "ok" if swapped >= LEAST_DETECTED else "warn"
         words = (
-            f"swapped cameras are noticed within two seconds in {100 * swapped:.0f}% of the windows "
+            f"swapped cameras are noticed within {bound.within_s:.1f} s in {100 * swapped:.0f}% of the windows "
             f"(KL over {bound.steps} steps above {bound.bound:.1f} nat; sound ones: {100 * alarms:.0f}%)"
         )
         yield Verdict("surprise", level, words)
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """``1-3, 7`` for 1, 2, 3, 7."""
+    """``steps 1-3, 7`` for 1, 2, 3, 7; ``step 1`` for 1 alone."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:
             parts[-1].append(number)
         else:
             parts.append([number])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+    words = [str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts]
+    return f"step{'' if len(numbers) == 1 else 's'} {', '.join(words)}"

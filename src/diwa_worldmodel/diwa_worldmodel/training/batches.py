@@ -31,11 +31,16 @@ AHEAD = 2
 """Batches that are read before they are asked for."""
 
 
+class UnreadableError(UserError):
+    """The frames of a process's rows cannot be read; the other processes may know nothing of it."""
+
+
 class BatchStream(Iterator[WorldModelBatch]):
     """Batches of steps ``first_step``, ``first_step`` + 1 and so on without end.
 
     UserError if the frames do not suffice for a batch, or the batch cannot be shared among the processes. An error
-    while reading is raised by the ``next`` that asks for that batch; the stream ends with it, or with :meth:`close`.
+    while reading is raised by the ``next`` that asks for that batch, as UnreadableError if the user can mend it; the
+    stream ends with it, or with :meth:`close`.
     """
 
     def __init__(
@@ -70,8 +75,10 @@ class BatchStream(Iterator[WorldModelBatch]):
         began_s = perf_counter()
         try:
             batch = self._coming.popleft().result()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, UserError):
+                raise UnreadableError(str(error)) from error
             raise
         self._order()
         if self._device.type == "cuda":

@@ -121,14 +121,15 @@ class TrainingLoop:
         self._waited_s += batches.wait_s
         self._unread.append(self._trainer.train_step(batch))
         step = self._trainer.step
-        if not self._due(self._pace.read_steps):
+        validates = bool(validation) and self._due(self._pace.validation_steps)
+        if not validates and not self._due(self._pace.read_steps):
             self._busy_s += time.monotonic() - begin_s
             return "finished"
         steps, wishes = self._read()
         self._busy_s += time.monotonic() - begin_s
         for number, values in enumerate(steps, step - len(steps) + 1):
             self._see(number, values)
-        if validation and self._due(self._pace.validation_steps):
+        if validates:
             self._validate(validation)
         self._report()
         if wishes.save:

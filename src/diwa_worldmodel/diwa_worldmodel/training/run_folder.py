@@ -31,19 +31,23 @@ _CONTENT, _LOCK = "run.json", ".lock"
 @contextmanager
 def training_in(folder: Path, origin: Origin) -> Iterator[None]:
     """Hold the right to train in a folder that is new, or whose run has the same origin; else UserError."""
-    check_run(folder, origin)
+    check_run(folder, origin)  # before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / _LOCK, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{folder} is being trained in by another process; wait until it has ended") from None
+        check_run(folder, origin)  # another may have begun and ended since
         _begin(folder, origin)
         yield
 
 
 def check_run(folder: Path, origin: Origin) -> None:
-    """UserError unless a run of this origin can begin or go on in ``folder``; writes nothing."""
+    """UserError unless a run of this origin can begin or go on in ``folder``; writes nothing.
+
+    A run that has left neither checkpoint nor world model does not stand in the way of another.
+    """
     if not folder.exists():
         return
     found = (
@@ -66,7 +70,8 @@ def check_run(folder: Path, origin: Origin) -> None:
             f"{VERSION}: choose a new folder with --out"
         )
     differences = begun.differences(origin)
-    if differences:
+    learned = (folder / WORLD_MODEL).exists() or any((folder / CHECKPOINTS).glob("*"))
+    if differences and learned:
         raise UserError(
             f"{folder} was begun with {'; '.join(differences)}: go on with what it was begun with, "
             "or choose a new folder with --out"

@@ -45,11 +45,11 @@ class Split:
         return entries
 
 
-def split_episodes(data_set: DataSet, share: float, seed: int) -> Split:
+def split_episodes(data_set: DataSet, share: float, seed: int, shortest: int = 2) -> Split:
     """Hold out about ``share`` (0 to 0.5) of the frames in whole episodes, the same for the same seed.
 
-    In random order, an episode is held out if that brings their frames nearer to the share. Where that is true of none,
-    as with a single one, the longest is cut and its end is held out.
+    In random order, an episode of at least ``shortest`` frames is held out if that brings their frames nearer to the
+    share. Where that is true of none, as with a single one, the longest is cut and its end is held out.
     """
     episodes = data_set.episodes
     wanted = share * _frames(episodes)
@@ -58,19 +58,18 @@ def split_episodes(data_set: DataSet, share: float, seed: int) -> Split:
     chosen: set[int] = set()
     held = 0
     for number in np.random.default_rng(seed).permutation(len(episodes)).tolist():
-        if episodes[number].length < 2.0 * (wanted - held):
+        if shortest <= episodes[number].length < 2.0 * (wanted - held):
             chosen.add(number)
             held += episodes[number].length
     if not chosen:
-        return _cut_longest(data_set, episodes, round(wanted))
+        return _cut_longest(data_set, episodes, max(round(wanted), shortest), shortest)
     training = tuple(episode for number, episode in enumerate(episodes) if number not in chosen)
     return Split(training, tuple(episodes[number] for number in sorted(chosen)), None)
 
 
-def _cut_longest(data_set: DataSet, episodes: tuple[Episode, ...], wanted: int) -> Split:
+def _cut_longest(data_set: DataSet, episodes: tuple[Episode, ...], held: int, shortest: int) -> Split:
     longest = max(episodes, key=lambda episode: episode.length, default=Episode(0, 0))
-    held = max(wanted, 2)
-    if longest.length < held + 2:
+    if longest.length < held + shortest:
         raise UserError(
             f"{data_set.path} has {_frames(episodes)} frames, {longest.length} in its longest episode; none can be "
             "held out: record more, or set training.validation_share=0"

@@ -21,17 +21,19 @@ from diwa_worldmodel.dataset.store import DataSet, open_data_set
 from diwa_worldmodel.memory import keep_freed_memory
 from diwa_worldmodel.settings import to_mapping
 from diwa_worldmodel.training import loop
-from diwa_worldmodel.training.batches import BatchStream, validation_batches
+from diwa_worldmodel.training.batches import BatchStream, UnreadableError, validation_batches
 from diwa_worldmodel.training.checkpoint import Origin, load_newest
 from diwa_worldmodel.training.frames import StoredFrames, normalisation, open_frames, place_of
 from diwa_worldmodel.training.loop import End, Pace, TrainingLoop
 from diwa_worldmodel.training.run_folder import CHECKPOINTS, WORLD_MODEL, training_in
 from diwa_worldmodel.training.split import Split, split_episodes
-from diwa_worldmodel.training.train import Train
+from diwa_worldmodel.training.train import Speed, Train
 from diwa_worldmodel.training.trainer import Trainer, make_fabric
 from diwa_worldmodel.world_model import WorldModel, WorldModelBatch
 
 VALIDATION_BATCHES = 2
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer")
+"""What gloo says of it."""
 
 
 class Observer(loop.Observer, Protocol):
@@ -81,7 +83,8 @@ def train(options: Train, observer: Observer, stop: Callable[[], bool]) -> Outco
     config = options.resolved()
     data_set = open_data_set(options.data_set)
     check_data_set(data_set, config.model)
-    split = split_episodes(data_set, config.training.validation_share, config.training.seed)
+    two_steps = 2 * config.model.action_chunk
+    split = split_episodes(data_set, config.training.validation_share, config.training.seed, two_steps)
     if options.speed.threads:
         torch.set_num_threads(options.speed.threads)
     fabric = _fabric(options, config)
@@ -93,10 +96,19 @@ def train(options: Train, observer: Observer, stop: Callable[[], bool]) -> Outco
     try:
         with _one_run_in(options.out, Origin(data_set.hash(), to_mapping(config)), fabric) as origin:
             outcome = _TrainingRun(options, config, data_set, split, origin, fabric, observer, stop).run()
+    except UnreadableError:  # others have not met it, and end for want of this one
+        raise
     except UserError:  # the first process says so
         if fabric.is_global_zero:
             raise
         return None
+    except RuntimeError as error:
+        if fabric.world_size == 1 or not any(words in str(error) for words in _LOST_PEER):
+            raise
+        raise UserError(
+            "another process of this training has ended; its own line says why, unless it was killed (out of memory?). "
+            "The same command goes on from the last checkpoint"
+        ) from error
     return outcome if fabric.is_global_zero else None
 
 
@@ -105,15 +117,19 @@ def _fabric(options: Train, config: WorldModelConfig) -> Fabric:
     if speed.accelerator == "cuda" and not torch.cuda.is_available():
         raise UserError("--accelerator cuda: PyTorch finds no GPU here; leave it out, or say --accelerator cpu")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    devices, nodes = speed.devices, 1
+    devices, nodes = _devices(speed), 1
     if torch.distributed.is_torchelastic_launched():
-        devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     if config.training.batch % (devices * nodes):
         raise UserError(
             f"training.batch is {config.training.batch}; expected a multiple of the {devices * nodes} processes"
         )
     return make_fabric(precision, speed.accelerator, devices, nodes)
+
+
+def _devices(speed: Speed) -> int:
+    """Processes on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if torch.distributed.is_torchelastic_launched() else speed.devices
 
 
 @contextmanager
@@ -176,7 +192,7 @@ class _TrainingRun:
 
     def _train(self, trainer: Trainer) -> End:
         fabric, speed, model = self.fabric, self.options.speed, self.config.model
-        frames = open_frames(self.data_set, speed.place, fabric.device, speed.devices, self.observer.reading)
+        frames = open_frames(self.data_set, speed.place, fabric.device, _devices(speed), self.observer.reading)
         if trainer.step == 0:
             normalisation(frames.numbers, self.split.training).fit(trainer.world_model)
         self._describe(frames, trainer)
@@ -229,4 +245,10 @@ class _TrainingRun:
             preset=self.options.preset,
             steps=trainer.step,
         )
-        return save_world_model(folder, trainer.world_model, self.config, metadata)
+        try:
+            return save_world_model(folder, trainer.world_model, self.config, metadata)
+        except OSError as error:
+            raise UserError(
+                f"the world model could not be written to {folder} ({error.strerror}); the checkpoint of step "
+                f"{trainer.step} is there: make room and give the same command again"
+            ) from None
