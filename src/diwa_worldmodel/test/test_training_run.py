@@ -32,6 +32,7 @@ from diwa_worldmodel.training.loop import Pace, Report
 from diwa_worldmodel.training.metrics import read_metrics
 from diwa_worldmodel.training.terminal import Terminal
 from diwa_worldmodel.training.train import Speed, Train, summary
+from diwa_worldmodel.world_model import WorldModel
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +141,14 @@ def test_same_seed_same_losses_and_another_seed_others(options, uninterrupted):
 def test_where_frames_are_kept_changes_no_loss(options, uninterrupted):
     run(replace(options, speed=replace(CPU, place="disk")))
     assert_same_run(options.out, uninterrupted)
+
+
+def test_compile_compiles_the_scan(options, monkeypatch):
+    """That it then has the same numbers is for test_rssm.py to say."""
+    compiled: list[WorldModel] = []
+    monkeypatch.setattr(WorldModel, "compile_scan", compiled.append)
+    run(replace(options, set=("training.steps=1",), speed=replace(CPU, compile=True)))
+    assert len(compiled) == 1
 
 
 # Stopping and going on

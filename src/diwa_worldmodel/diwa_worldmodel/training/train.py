@@ -32,6 +32,8 @@ class Speed:
     """auto: a GPU if there is one."""
     devices: int = 1
     """GPUs, or processes on a CPU, of this machine; torchrun says it by itself."""
+    compile: bool = False
+    """Compile the RSSM's scan, on a GPU into CUDA graphs; the first steps take up to a minute."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ class Trainer:
 
     def train_step(self, batch: WorldModelBatch) -> dict[str, Tensor]:
         """One gradient step; its losses and gradient norm (before clipping), scalars on the device."""
+        # A compiled scan may write over what the last step left.
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         losses: Losses

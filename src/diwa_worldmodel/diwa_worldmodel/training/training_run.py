@@ -166,6 +166,8 @@ class _TrainingRun:
     def run(self) -> Outcome:
         torch.manual_seed(self.config.training.seed)
         trainer = Trainer(self.fabric, WorldModel(self.config.model), self.config.training)
+        if self.options.speed.compile:
+            trainer.world_model.compile_scan()
         self._restore(trainer)
         end: End = "finished"
         if trainer.step < self.config.training.steps:
