@@ -146,7 +146,7 @@ def test_where_frames_are_kept_changes_no_loss(options, uninterrupted):
 def test_compile_compiles_the_scan(options, monkeypatch):
     """That it then has the same numbers is for test_rssm.py to say."""
     compiled: list[WorldModel] = []
-    monkeypatch.setattr(WorldModel, "compile_scan", compiled.append)
+    monkeypatch.setattr(WorldModel, "compile_scan", lambda model: compiled.append(model))
     run(replace(options, set=("training.steps=1",), speed=replace(CPU, compile=True)))
     assert len(compiled) == 1
 
