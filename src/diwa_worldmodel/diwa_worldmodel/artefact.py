@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from diwa_conventions.errors import UserError
 from diwa_worldmodel.config import ModelConfig, WorldModelConfig
 from diwa_worldmodel.dataset.config import DataSetConfig
-from diwa_worldmodel.dataset.recording_writer import software, sync_folder
+from diwa_worldmodel.dataset.recording_writer import software, sync, sync_folder
 from diwa_worldmodel.dataset.records import lineage_hash
 from diwa_worldmodel.dataset.store import CAMERAS, DataSet
 from diwa_worldmodel.settings import from_mapping, read_yaml, to_mapping
@@ -145,7 +145,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             os.rename(folder, old)
         os.rename(new, folder)
-        _sync_names(folder.parent)
+        sync(folder.parent)
     finally:
         _put_back(old, folder)
         shutil.rmtree(new, ignore_errors=True)
@@ -156,14 +156,6 @@ def _put_back(old: Path, folder: Path) -> None:
     """Undo the first of two renames if the second did not come."""
     if old.exists() and not folder.exists():
         os.rename(old, folder)
-
-
-def _sync_names(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _hash(form: str, version: int, weights_hash: str, config: bytes, metadata: Mapping[str, Any]) -> str:

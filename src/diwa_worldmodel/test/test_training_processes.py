@@ -8,32 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_run_samples import STEPS, Recorder, assert_same_run, learned, run, small_run
+from training_run_samples import STEPS, Recorder, assert_same_run, learned, run
 from world_model_samples import small_data_set
 
 from diwa_worldmodel.artefact import load_world_model
 from diwa_worldmodel.dataset.sampler import DiskFrames, StreamSampler
 from diwa_worldmodel.dataset.store import DataSet
 from diwa_worldmodel.training.checkpoint import load_newest
-from diwa_worldmodel.training.train import Train
 
 
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory) -> DataSet:
     return small_data_set(tmp_path_factory.mktemp("data") / "play")
-
-
-@pytest.fixture
-def options(data_set, tmp_path) -> Train:
-    return small_run(data_set.path, tmp_path / "run")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(data_set, tmp_path_factory) -> Path:
-    """Folder of a run of all steps in this process."""
-    whole = small_run(data_set.path, tmp_path_factory.mktemp("uninterrupted") / "run")
-    run(whole)
-    return whole.out
 
 
 @pytest.mark.parametrize("place", ["between steps", "while a checkpoint is written"])
@@ -50,7 +36,7 @@ def kill(*_):
     os.kill(os.getpid(), 9)
 
 def kill_while_writing():
-    checkpoint._sync = kill
+    checkpoint.sync = kill
 
 act = kill if sys.argv[4] == "between steps" else kill_while_writing
 run(replace(small_run(Path(sys.argv[1]), Path(sys.argv[2])), checkpoint_minutes=0.0), Recorder(6, act))

@@ -17,7 +17,6 @@ from training_run_samples import (
     checkpoint_step,
     learned,
     run,
-    small_run,
     stopped_at,
 )
 from world_model_samples import full_disk, small_config, small_data_set
@@ -31,7 +30,7 @@ from diwa_worldmodel.training.checkpoint import load_newest, save_checkpoint
 from diwa_worldmodel.training.loop import Pace, Report
 from diwa_worldmodel.training.metrics import read_metrics
 from diwa_worldmodel.training.terminal import Terminal
-from diwa_worldmodel.training.train import Speed, Train, summary
+from diwa_worldmodel.training.train import Speed, summary
 from diwa_worldmodel.world_model import WorldModel
 
 
@@ -45,19 +44,6 @@ def same_threads_afterwards() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory) -> DataSet:
     return small_data_set(tmp_path_factory.mktemp("data") / "play", scene_state=True)
-
-
-@pytest.fixture
-def options(data_set, tmp_path) -> Train:
-    return small_run(data_set.path, tmp_path / "run")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(data_set, tmp_path_factory) -> Path:
-    """Folder of a run of all steps."""
-    whole = small_run(data_set.path, tmp_path_factory.mktemp("uninterrupted") / "run")
-    run(whole)
-    return whole.out
 
 
 # What a run leaves

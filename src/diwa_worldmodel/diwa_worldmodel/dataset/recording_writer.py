@@ -187,8 +187,16 @@ def sync_folder(folder: Path) -> None:
     """Force a folder's files to the disk, so that a power cut cannot empty what has its final name."""
     for path in folder.rglob("*"):
         if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+            sync(path)
+
+
+def sync(path: Path) -> None:
+    """Force a file, or the names in a folder, to the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def existing(folder: Path, source: Source) -> Path | None:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diwa_conventions.errors import UserError
+from diwa_worldmodel.dataset.recording_writer import sync
 
 FORMAT = "diwa-checkpoint"
 VERSION = 1
@@ -76,7 +77,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         # One of this step was skipped as unreadable, or holds the same.
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
-        _sync(folder)
+        sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise NotWrittenError(_reason(error)) from error
@@ -114,7 +115,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     }
     (folder / _CONTENT).write_text(json.dumps(content, indent=2), encoding="utf-8")
     for path in (folder / _TENSORS, folder / _CONTENT, folder):
-        _sync(path)
+        sync(path)
 
 
 def _load(path: Path) -> Checkpoint:
@@ -151,14 +152,6 @@ def _prune(folder: Path, step: int) -> None:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _reason(error: Exception) -> str:
