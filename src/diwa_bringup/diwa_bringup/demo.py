@@ -25,8 +25,9 @@ HOW_FAR = (
     "guard; it is filmed and recorded; with simulated play it becomes a data set; a tiny world model learns from it "
     "for a minute and dreams. Policies and serving follow as their stages are built."
 )
-DEMO_DREAMS = 16
-"""Few held-out frames, few dreams."""
+SHORT_TRAINING = {"warmup_steps": 20, "decay_steps": 100, "validation_share": 0.1}
+DREAMS, DREAM_STEPS = 16, 40
+"""Little play is held out: few and short dreams."""
 _MARKER = ".made_by_diwa_demo"
 
 
@@ -81,13 +82,15 @@ class Demo:
         from diwa_worldmodel.training.train import Train
 
         data, training = loop / "data", loop / "training"
-        settings = (f"training.steps={self.train_steps}", f"training.seed={self.seed}")
+        settings = {"steps": self.train_steps, "seed": self.seed, **SHORT_TRAINING}
+        words = tuple(f"training.{name}={value}" for name, value in settings.items())
+        model = training / "world_model"
         return (
             SimulatePlay(out=loop / "play", frames=self.play_frames, seed=self.seed).run()
             or Import(sources=(loop / "recorded", loop / "play"), out=data).run()
             or Inspect(path=data).run()
-            or Train(data_set=data, out=training, preset="tiny", set=settings).run()
-            or EvaluateWorldModel(world_model=training / "world_model", data=data, starts=DEMO_DREAMS).run()
+            or Train(data_set=data, out=training, preset="tiny", set=words).run()
+            or EvaluateWorldModel(world_model=model, data=data, starts=DREAMS, horizon=DREAM_STEPS).run()
         )
 
 

@@ -18,6 +18,7 @@ from rclpy.executors import SingleThreadedExecutor
 from diwa_bringup.attempt import Report
 from diwa_conventions import topics
 from diwa_conventions.qos import message_type, profile
+from diwa_worldmodel.artefact import load_world_model
 from diwa_worldmodel.dataset.store import open_data_set
 
 DEADLINE_S = 120.0
@@ -143,7 +144,7 @@ def test_ctrl_c_ends_sim_within_5_s(sim: Diwa):
 
 
 def test_demo_opens_the_drawer_and_films_it(tmp_path: Path):
-    demo = Diwa("demo", "--out", str(tmp_path / "demo"), "--play-frames", "100")
+    demo = Diwa("demo", "--out", str(tmp_path / "demo"), "--play-frames", "600", "--train-steps", "2")
     printed = demo.wait_for(None)
     assert demo.process.wait() == 0, printed
     report = Report.from_json((tmp_path / "demo" / "report.json").read_text())
@@ -156,11 +157,13 @@ def test_demo_opens_the_drawer_and_films_it(tmp_path: Path):
         assert (stream.width, stream.height) == (800, 432)
         pictures = sum(1 for _ in film.decode(stream))
     assert pictures >= 30
-    assert "learning and serving follow" in printed
+    assert "Policies and serving follow" in printed
     assert "success" in printed and "yes, after" in printed
     loop = tmp_path / "demo" / "loop"
     assert len(open_data_set(loop / "data").recordings) == 2
     assert (loop / "data" / "quality" / "report.html").is_file()
+    assert load_world_model(loop / "training" / "world_model").metadata.steps == 2
+    assert (loop / "training" / "world_model" / "evaluation" / "report.html").is_file()
 
 
 def test_demo_leaves_a_folder_of_somebody_elses_alone(tmp_path: Path):

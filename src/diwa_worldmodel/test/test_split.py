@@ -71,7 +71,7 @@ def test_a_single_episodes_end_is_held_out_and_the_split_says_so(data_set):
     assert split.held_out == (Episode(190, 10),)
     assert split.cut_episode == Episode(0, 200)
     assert split.describe() == (
-        "the end of the only episode held out, since whole episodes are too long for it, 10 of 200 frames"
+        "the end of the only episode held out, since whole ones do not come near the share, 10 of 200 frames"
     )
 
 
@@ -80,6 +80,12 @@ def test_of_two_long_episodes_none_is_given_away_whole(data_set):
     assert split.training == (Episode(0, 455), Episode(500, 400))
     assert split.held_out == (Episode(455, 45),)
     assert "the longest episode" in split.describe()
+
+
+def test_one_short_episode_beside_a_long_one_is_not_enough_to_hold_out(data_set):
+    split = split_episodes(with_lengths(data_set, 30, 2000), 0.1, seed=0)
+    assert (split.cut_episode, frames(split.held_out)) == (Episode(30, 2000), 203)
+    assert Episode(0, 30) in split.training
 
 
 def test_nothing_is_held_out_of_a_share_of_zero(data_set):

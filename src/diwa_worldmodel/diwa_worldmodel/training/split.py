@@ -21,7 +21,7 @@ class Split:
     training: tuple[Episode, ...]
     held_out: tuple[Episode, ...]
     cut_episode: Episode | None
-    """The one whose end is held out and whose beginning is learned from, where no whole episode was short enough."""
+    """The one whose end is held out and whose beginning is learned from, where whole ones do not come near the share."""
 
     def describe(self) -> str:
         """E.g. ``1 of 20 episodes held out, 2000 of 40000 frames``."""
@@ -32,7 +32,7 @@ class Split:
         what = f"{len(self.held_out)} of {total} episodes held out"
         if self.cut_episode:
             which = "the only episode" if total == 2 else "the longest episode"
-            what = f"the end of {which} held out, since whole episodes are too long for it"
+            what = f"the end of {which} held out, since whole ones do not come near the share"
         return f"{what}, {held} of {held + learned} frames"
 
     def held_out_to_json(self, data_set: DataSet) -> list[list[Any]]:
@@ -49,7 +49,7 @@ def split_episodes(data_set: DataSet, share: float, seed: int, shortest: int = 2
     """Hold out about ``share`` (0 to 0.5) of the frames in whole episodes, the same for the same seed.
 
     In random order, an episode of at least ``shortest`` frames is held out if that brings their frames nearer to the
-    share. Where that is true of none, as with a single one, the longest is cut and its end is held out.
+    share. Where that gives less than half of it, as with a single long one, the longest is cut and its end is held out.
     """
     episodes = data_set.episodes
     wanted = share * _frames(episodes)
@@ -61,7 +61,7 @@ def split_episodes(data_set: DataSet, share: float, seed: int, shortest: int = 2
         if shortest <= episodes[number].length < 2.0 * (wanted - held):
             chosen.add(number)
             held += episodes[number].length
-    if not chosen:
+    if not chosen or 2 * held < wanted:
         return _cut_longest(data_set, episodes, max(round(wanted), shortest), shortest)
     training = tuple(episode for number, episode in enumerate(episodes) if number not in chosen)
     return Split(training, tuple(episodes[number] for number in sorted(chosen)), None)
