@@ -21,7 +21,7 @@ class Split:
     training: tuple[Episode, ...]
     held_out: tuple[Episode, ...]
     cut_episode: Episode | None
-    """The one whose end is held out and whose beginning is learned from, where whole ones do not come near the share."""
+    """Its end is held out, its beginning learned from, where whole episodes do not come near the share."""
 
     def describe(self) -> str:
         """E.g. ``1 of 20 episodes held out, 2000 of 40000 frames``."""
