@@ -144,7 +144,7 @@ def test_ctrl_c_ends_sim_within_5_s(sim: Diwa):
 
 
 def test_demo_opens_the_drawer_and_films_it(tmp_path: Path):
-    demo = Diwa("demo", "--out", str(tmp_path / "demo"), "--play-frames", "600", "--train-steps", "2")
+    demo = Diwa("demo", "--out", str(tmp_path / "demo"), "--play-frames", "1000", "--train-steps", "2")
     printed = demo.wait_for(None)
     assert demo.process.wait() == 0, printed
     report = Report.from_json((tmp_path / "demo" / "report.json").read_text())

@@ -1,5 +1,7 @@
 """The training node as a process: progress on its topic, Ctrl-C, bad parameters."""
 
+from __future__ import annotations
+
 import math
 import signal
 import subprocess
@@ -54,7 +56,10 @@ class Listener:
     def ended(self) -> bool:
         return bool(self.seen) and self.seen[-1].state != StageProgress.RUNNING
 
-    def close(self) -> None:
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
         self.node.destroy_node()
         rclpy.shutdown()
 
@@ -75,16 +80,16 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def test_progress_is_told_and_ctrl_c_leaves_a_checkpoint(parameters, tmp_path):
-    process, listener = start(*parameters), Listener()
-    listener.until(lambda: bool(listener.seen) and listener.seen[-1].done > 0, "a step")
-    running = listener.seen[-1]
+    process = start(*parameters)
+    with Listener() as listener:
+        listener.until(lambda: bool(listener.seen) and "ms_per_step" in listener.seen[-1].names, "timed steps")
+        running = listener.seen[-1]
+        process.send_signal(signal.SIGINT)
+        listener.until(listener.ended, "the end")
+        stopped = listener.seen[-1]
     assert (running.state, running.stage, running.total) == (StageProgress.RUNNING, "world model", 1_000_000)
     values = dict(zip(running.names, running.values, strict=True))
     assert values["loss"] > 0 and values["ms_per_step"] > 0 and running.eta_s > 0
-    process.send_signal(signal.SIGINT)
-    listener.until(listener.ended, "the end")
-    listener.close()
-    stopped = listener.seen[-1]
     code, output = ended(process)
     assert (code, stopped.state) == (0, StageProgress.STOPPED), output
     assert "the same command goes on" in stopped.message
@@ -93,8 +98,7 @@ def test_progress_is_told_and_ctrl_c_leaves_a_checkpoint(parameters, tmp_path):
 
 def run_here(*parameters: str) -> tuple[int, StageProgress]:
     """Exit code and last message of a node in this process, which starts when it is listened to."""
-    listener = Listener(*parameters)
-    try:
+    with Listener(*parameters) as listener:
         node = TrainingNode()
         listener.until(lambda: node.count_subscribers(topics.TRAINING_PROGRESS.name) > 0, "the listener")
         assert node.begin()
@@ -103,8 +107,6 @@ def run_here(*parameters: str) -> tuple[int, StageProgress]:
         listener.until(listener.ended, "the last message")
         node.destroy_node()
         return code, listener.seen[-1]
-    finally:
-        listener.close()
 
 
 def test_finished_training_ends_the_node(parameters, tmp_path):
@@ -130,10 +132,8 @@ def test_failure_is_told_on_the_topic_and_by_the_exit_code(parameters):
     ],
 )
 def test_wrong_parameter_is_named(parameters, wrong, message):
-    listener = Listener(*parameters, wrong)
-    with pytest.raises(UserError, match=message):
+    with Listener(*parameters, wrong), pytest.raises(UserError, match=message):
         TrainingNode()
-    listener.close()
 
 
 def test_unknown_parameter_is_one_line_and_exit_code_2(parameters):
