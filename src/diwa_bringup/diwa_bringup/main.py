@@ -108,6 +108,14 @@ _EVALUATE_VERBS = {
         "open-loop prediction, probes and films on held-out episodes",
         partial(_run_stage, "diwa_worldmodel.evaluation.evaluate:EvaluateWorldModel"),
     ),
+    "policy": Verb(
+        "success of policies from the same starts, with intervals and films",
+        partial(_run_stage, "diwa_policy.evaluation.evaluate_policy:EvaluatePolicy"),
+    ),
+    "finetuning": Verb(
+        "what a fine-tuning run dreamed, beside what is true",
+        partial(_run_stage, "diwa_policy.evaluation.evaluate_finetuning:EvaluateFineTuning"),
+    ),
 }
 
 VERBS: Mapping[str, Verb] = {
@@ -148,6 +156,15 @@ VERBS: Mapping[str, Verb] = {
     "train": Verb("train a world model on a data set", partial(_run_stage, "diwa_worldmodel.training.train:Train")),
     "encode": Verb(
         "latents of a data set by a world model's filter", partial(_run_stage, "diwa_worldmodel.encoding:Encode")
+    ),
+    "pretrain": Verb("imitate the demonstrations of a task", partial(_run_stage, "diwa_policy.pretrain:Pretrain")),
+    "reward": Verb("learn what success of a task looks like", partial(_run_stage, "diwa_policy.reward_stage:Reward")),
+    "finetune": Verb(
+        "improve a policy in dreams, and say how far to trust it",
+        partial(_run_stage, "diwa_policy.finetune.stage:FineTune"),
+    ),
+    "dppo": Verb(
+        "the baseline that fine-tunes in the environment itself", partial(_run_stage, "diwa_policy.online.dppo:Dppo")
     ),
     "evaluate": Verb(
         "measure how good a model is", partial(_run_verb, "Measure how good a model is.", _EVALUATE_VERBS)

@@ -4,7 +4,8 @@ import av
 import numpy as np
 import pytest
 
-from diwa_conventions.film import FilmWriter
+from diwa_conventions.errors import UserError
+from diwa_conventions.film import CAPTION_PX, FilmWriter, film_picture
 
 
 def frames_of(path) -> list[np.ndarray]:
@@ -51,3 +52,28 @@ def test_a_film_that_cannot_be_written_says_so_at_once(tmp_path):
         FilmWriter(tmp_path / "folder.mp4", rate_hz=30)
     with pytest.raises(ValueError, match="expected .mp4"):
         FilmWriter(tmp_path / "a.avi", rate_hz=30)
+
+
+def view(height: int, width: int, colour: tuple[int, int, int]) -> np.ndarray:
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def test_views_stand_side_by_side_enlarged_above_the_caption():
+    picture = film_picture(view(200, 200, (255, 0, 0)), view(200, 200, (0, 255, 0)), "open-drawer: done")
+    assert picture.shape == (400 + CAPTION_PX, 800, 3)
+    assert (picture[:400, :400] == (255, 0, 0)).all() and (picture[:400, 400:] == (0, 255, 0)).all()
+    assert picture[400:].any(), "the caption is there"
+
+
+def test_caption_bar_is_black_without_words():
+    assert not film_picture(view(200, 200, (9, 9, 9)), view(200, 200, (9, 9, 9)), "")[400:].any()
+
+
+def test_odd_sizes_become_even():
+    height, width, _ = film_picture(view(401, 301, (1, 1, 1)), view(401, 300, (1, 1, 1)), "").shape
+    assert height % 2 == 0 and width % 2 == 0 and (height, width) == (402 + CAPTION_PX, 602)
+
+
+def test_views_of_different_height_are_refused_with_both_sizes():
+    with pytest.raises(UserError, match="static 200x200, gripper 84x84"):
+        film_picture(view(200, 200, (0, 0, 0)), view(84, 84, (0, 0, 0)), "")

@@ -15,7 +15,7 @@ from diwa_conventions.bags.writer import METADATA, Compression
 from diwa_conventions.errors import UserError
 from diwa_sim.environment import PlayroomConfig, PlayroomEnv
 from diwa_sim.marks import AttemptMarks, Mark
-from diwa_sim.operator import demonstrate, play
+from diwa_sim.operator import Habit, demonstrate, play
 from diwa_sim.recording import CAMERA_KEYS, PARAMETERS_NOTE, EnvironmentRecording, PlayroomBag
 from diwa_sim.scene import Look
 
@@ -48,6 +48,8 @@ class Job:
     """Demonstrations after whose success it ends."""
     task: str = ""
     skill: float = 1.0
+    habit: Habit = Habit()
+    """Of the demonstrator."""
     rate_hz: float = 7.5
     """Of the images."""
     image_size: int = 200
@@ -172,7 +174,7 @@ def _demonstrations(
     done = NOTHING
     for seed in job.seeds(job.episodes):
         frames, success, stamp_ns = 1, False, 0
-        for step in demonstrate(env, job.task, job.skill, seed):
+        for step in demonstrate(env, job.task, job.skill, seed, job.habit):
             stamp_ns, success = recording.add(step), step.success
             frames += 1
         bag.add_mark(Mark(job.task, success, stamp_ns))

@@ -84,6 +84,29 @@ class Style:
 
 
 @dataclass(frozen=True)
+class Habit:
+    """What all attempts of a demonstrator have in common. Errors that differ from one to the next average out in what
+    is learned from them; a habit does not."""
+
+    near_misses: float = 0.0
+    """Share of attempts that miss on purpose, as in play (some succeed all the same)."""
+    aim_offset_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Every point of contact is aimed at so far beside (x, y, z)."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.near_misses <= 1.0:
+            raise UserError(f"near_misses is {self.near_misses}; expected a share from 0 to 1")
+        if not all(abs(part) <= 0.1 for part in self.aim_offset_m):
+            raise UserError(f"aim_offset_m is {self.aim_offset_m}; expected numbers from -0.1 to 0.1")
+
+    def bend(self, style: Style, rng: np.random.Generator) -> Style:
+        """One attempt's style with the habit in it."""
+        if self.near_misses and rng.random() < self.near_misses:
+            style = style.missing(rng)
+        return replace(style, aim_error_m=style.aim_error_m + np.array(self.aim_offset_m))
+
+
+@dataclass(frozen=True)
 class Command:
     """What the operator's hand does now: absolute pose, and gripper (>= 0 opens)."""
 
@@ -226,9 +249,17 @@ class Player:
 class Demonstrator:
     """Demonstrates one task once, with a skill from 0 (sloppy) to 1 (clean)."""
 
-    def __init__(self, task: str, skill: float, start: Pose, scene: SceneState, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        task: str,
+        skill: float,
+        start: Pose,
+        scene: SceneState,
+        rng: np.random.Generator,
+        habit: Habit = Habit(),
+    ) -> None:
         self._hand = Hand(start, rng)
-        self._hand.follow(plan(checked_task(task), scene, start.position), Style.draw(skill, rng))
+        self._hand.follow(plan(checked_task(task), scene, start.position), habit.bend(Style.draw(skill, rng), rng))
 
     @property
     def finished(self) -> bool:
@@ -300,13 +331,14 @@ def play(env: PlayroomEnv, seed: int) -> Iterator[Step]:
         yield Step(seen, info["executed_action"], attempt.task, done, attempt.number, hand, asked)
 
 
-def demonstrate(env: PlayroomEnv, task: str, skill: float, seed: int) -> Iterator[Step]:
+def demonstrate(env: PlayroomEnv, task: str, skill: float, seed: int, habit: Habit = Habit()) -> Iterator[Step]:
     """One demonstration, up to the step at which the oracle sees success, the plan ends or the episode times out.
 
     The last step's ``success`` tells whether it worked; keep the failed ones too, the world model learns from them.
     """
     observation, _ = env.reset(seed=seed, options={"task": task})
-    demonstrator = Demonstrator(task, skill, env.playroom.tool_pose(), env.scene_state(), np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    demonstrator = Demonstrator(task, skill, env.playroom.tool_pose(), env.scene_state(), rng, habit)
     ended = False
     while not ended:
         tool = env.playroom.tool_pose()

@@ -83,6 +83,10 @@ class SimulateDemos:
     """Or: until so many have succeeded; the failed ones are kept."""
     skill: float = 0.4
     """0 (sloppy) to 1 (clean)."""
+    near_misses: float = 0.0
+    """Share that misses on purpose: attempts from which a world model learns what failing looks like."""
+    aim_offset_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Habit of the demonstrator: it aims so far beside (x, y, z), every time."""
     seed: int = 0
     """The same seed makes the same bags, byte by byte."""
     rate: float = 7.5
@@ -103,12 +107,14 @@ class SimulateDemos:
         until, wanted = self._end()
         from diwa_sim.bulk import Job
         from diwa_sim.demonstrations import simulate_until
+        from diwa_sim.operator import Habit
 
         job = Job(
             "demos",
             seed=self.seed,
             task=self.task,
             skill=self.skill,
+            habit=Habit(self.near_misses, self.aim_offset_m),
             rate_hz=self.rate,
             image_size=self.image_size,
             look=self.look,

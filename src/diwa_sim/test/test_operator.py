@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diwa_conventions.actions import RECORD_RATE_HZ, ActionScale, Pose
 from diwa_conventions.tasks import TASKS
 from diwa_sim.environment import PlayroomEnv
-from diwa_sim.operator import Command, Hand, Player, Style, action_towards, demonstrate, feasible_tasks, play
+from diwa_sim.operator import Command, Habit, Hand, Player, Style, action_towards, demonstrate, feasible_tasks, play
 from diwa_sim.playroom import HAND_DOWN, HOME_POSITION_M
 from diwa_sim.skills import plan
 
@@ -89,6 +89,31 @@ def _scene(made=[]):  # noqa: B006 (one world for all examples)
 def test_the_action_towards_a_far_hand_is_clipped_and_keeps_the_gripper():
     far = Command(Pose(HOME.position + [1.0, -1.0, 0.04], HAND_DOWN), -1.0)
     np.testing.assert_allclose(action_towards(far, HOME, ActionScale()), [1, -1, 0.5, 0, 0, 0, -1], atol=1e-9)
+
+
+def test_habits_cost_successes(env):
+    def successes(habit):
+        attempts = (demonstrate(env, "open-drawer", 1.0, seed, habit) for seed in range(8))
+        return sum(list(attempt)[-1].success for attempt in attempts)
+
+    assert successes(Habit()) == 8
+    assert 0 < successes(Habit(near_misses=1.0)) < 8
+    assert successes(Habit(aim_offset_m=(0.0, 0.07, 0.05))) == 0
+
+
+def test_a_habit_is_the_same_in_every_attempt():
+    style, offset = Style.draw(1.0, np.random.default_rng(0)), (0.01, -0.02, 0.03)
+    for seed in range(3):
+        bent = Habit(aim_offset_m=offset).bend(style, np.random.default_rng(seed))
+        np.testing.assert_allclose(bent.aim_error_m - style.aim_error_m, offset)
+    assert Habit().bend(style, np.random.default_rng(0)).stop_short == style.stop_short
+
+
+def test_habits_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="near_misses is 1.5; expected a share"):
+        Habit(near_misses=1.5)
+    with pytest.raises(ValueError, match="aim_offset_m is .*; expected numbers from -0.1 to 0.1"):
+        Habit(aim_offset_m=(0.0, 0.2, 0.0))
 
 
 def test_skill_outside_its_range_and_unknown_tasks_are_refused(env):

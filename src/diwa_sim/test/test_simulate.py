@@ -281,6 +281,7 @@ def test_demonstrations_end_after_enough_frames_but_are_not_broken_off(tmp_path)
         (SimulatePlay(out=Path(__file__)), "is a file; expected a folder for the bags"),
         (SimulateDemos(out=Path("x"), task="open-door"), "unknown task 'open-door'; did you mean 'open-drawer'"),
         (SimulateDemos(out=Path("x"), task="open-drawer", skill=2.0), "--skill is 2.0; expected a number from 0"),
+        (SimulateDemos(out=Path("x"), task="open-drawer", near_misses=1.5), "near_misses is 1.5; expected a share"),
         (SimulateDemos(out=Path("x"), task="open-drawer", episodes=0), "--episodes is 0; expected a whole number from"),
         (
             SimulateDemos(out=Path("x"), task="open-drawer", episodes=5, frames=50),

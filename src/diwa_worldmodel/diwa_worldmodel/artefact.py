@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -79,7 +80,7 @@ def save_artefact(
 
     ``config`` and ``metadata`` hold what YAML and JSON can. UserError if something else stands in the folder's place.
     """
-    _check_place(folder, kind)
+    check_place(folder, kind)
     weights = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     config_text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
     weights_hash = hashlib.sha256(weights).hexdigest()
@@ -91,6 +92,33 @@ def save_artefact(
         text = json.dumps({**head, "metadata": dict(metadata)}, indent=2, allow_nan=False)
         (new / METADATA).write_bytes(text.encode())
     return own_hash
+
+
+def check_place(folder: Path, kind: Kind) -> None:
+    """UserError if an artefact of this kind cannot be written as ``folder``: for before minutes are spent on it."""
+    check_writable(folder.parent, f"the {kind.what}")
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        found = json.loads((folder / METADATA).read_bytes())["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = None
+    if found != kind.format:
+        raise UserError(
+            f"{folder} exists already and is no {kind.what} (found: {_content(folder)}); choose another folder"
+        )
+
+
+def check_writable(folder: Path, what: str) -> None:
+    """UserError if no file can be made in the folder, or in what of its path is there."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{what} cannot be written to {folder}: {there}: {error.strerror}; choose another folder with --out"
+        ) from None
 
 
 def load_artefact(folder: Path, kind: Kind) -> Artefact:
@@ -165,19 +193,6 @@ def _hash(form: str, version: int, weights_hash: str, config: bytes, metadata: M
 
 def _anew(kind: Kind) -> str:
     return f"copy it again from where it came, or make it anew with: {kind.command}"
-
-
-def _check_place(folder: Path, kind: Kind) -> None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    try:
-        found = json.loads((folder / METADATA).read_bytes())["format"]
-    except (OSError, ValueError, KeyError, TypeError):
-        found = None
-    if found != kind.format:
-        raise UserError(
-            f"{folder} exists already and is no {kind.what} (found: {_content(folder)}); choose another folder"
-        )
 
 
 def _read_metadata(folder: Path, kind: Kind) -> dict[str, Any]:

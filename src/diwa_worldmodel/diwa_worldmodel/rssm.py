@@ -10,6 +10,7 @@ same states, on one process or several, in training, dreams and serving.
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -203,6 +204,10 @@ class RSSM(nn.Module):
             self.posterior_logits.weight, self.posterior_logits.bias,
         )  # fmt: skip
 
+    def frozen(self, kind: torch.dtype = torch.float32) -> FrozenDynamics:
+        """For dreams by weights that stay as they are now."""
+        return FrozenDynamics(self, kind)
+
     def imagine(self, state: State, actions: Tensor, uniforms: Tensor | None) -> tuple[Tensor, Tensor]:
         """Latents (B, T, D + G * C) and prior logits (B, T, G, C) of T actions (B, T, A), the first from ``state``."""
         latents, priors = [], []
@@ -211,6 +216,53 @@ class RSSM(nn.Module):
             latents.append(state.latent)
             priors.append(logits)
         return torch.stack(latents, dim=1), torch.stack(priors, dim=1)
+
+
+class FrozenDynamics:
+    """:meth:`RSSM.imagine_step` in less time and without gradients, by the weights that the model has now.
+
+    z is looked up in the first layer's weights, a row for each group's class, instead of multiplied with them. Matrices
+    are multiplied as ``kind``, the rest is float32; with float32 the numbers are those of the plain form to rounding.
+    """
+
+    def __init__(self, model: RSSM, kind: torch.dtype = torch.float32) -> None:
+        self.deterministic, self.discrete, self.classes, self.kind = (
+            model.deterministic, model.discrete, model.classes, kind,
+        )  # fmt: skip
+        self._input_norm, self._gates_norm, self._prior_norm = (
+            copy.deepcopy(norm).requires_grad_(False) for norm in (model.input_norm, model.gru.norm, model.prior_norm)
+        )
+        self._action, self._gates, self._prior_hidden, self._prior_logits = (
+            copy.deepcopy(layer).requires_grad_(False).to(kind)
+            for layer in (model.input_action, model.gru.gates, model.prior_hidden, model.prior_logits)
+        )
+        # Before each group's rows stands one of zeros, for the state before anything was seen.
+        rows = torch.unflatten(model.input_stochastic.weight.detach().t(), 0, (self.discrete, self.classes))
+        self._rows = F.pad(rows, (0, 0, 1, 0)).flatten(0, 1).to(kind)
+        self._class_numbers = torch.arange(1.0, self.classes + 1.0, device=rows.device)
+        self._group_starts = torch.arange(self.discrete, device=rows.device) * (self.classes + 1)
+
+    @torch.no_grad()
+    def imagine_step(self, state: State, action: Tensor, uniforms: Tensor | None) -> tuple[State, Tensor]:
+        """The new state, and the prior's logits (B, G, C); see :meth:`RSSM.imagine_step`. z is one-hot, or zeros."""
+        deterministic = self._advance(state, action)
+        hidden = F.elu_(self._prior_norm(self._prior_hidden(deterministic.to(self.kind)).float()))
+        logits = self._prior_logits(hidden.to(self.kind)).float()
+        logits = torch.unflatten(logits, -1, (self.discrete, self.classes))
+        probabilities = F.softmax(logits, dim=-1)
+        chosen = draw_classes(probabilities, uniforms).unsqueeze(-1)
+        one_hot = torch.zeros_like(probabilities).scatter_(-1, chosen, 1.0)
+        return State(deterministic, one_hot.flatten(-2)), logits
+
+    def _advance(self, state: State, action: Tensor) -> Tensor:
+        groups = torch.unflatten(state.stochastic, -1, (self.discrete, self.classes))
+        rows = (groups @ self._class_numbers).long() + self._group_starts
+        hidden = F.embedding_bag(rows, self._rows, mode="sum") + self._action(action.to(self.kind))
+        hidden = F.elu_(self._input_norm(hidden.float()))
+        joined = torch.cat([hidden, state.deterministic], dim=-1).to(self.kind)
+        reset, candidate, update = self._gates_norm(self._gates(joined).float()).chunk(3, dim=-1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        return torch.lerp(state.deterministic, candidate, torch.sigmoid(update - 1.0))
 
 
 def kl_divergence(first: Tensor, second: Tensor) -> Tensor:

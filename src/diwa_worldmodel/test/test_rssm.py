@@ -324,3 +324,43 @@ def test_a_dream_depends_on_its_actions() -> None:
     one, _ = model.imagine(some_state(), inputs["actions"], inputs["uniforms"])
     other, _ = model.imagine(some_state(), -inputs["actions"], inputs["uniforms"])
     assert not torch.allclose(one[:, 0], other[:, 0])
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_frozen_dynamics_dream_the_same_classes_and_the_same_numbers_to_1e_6(drawn: bool) -> None:
+    model, inputs, state = rssm(), seen(), some_state()
+    frozen, other = model.frozen(), state
+    for t in range(STEPS):
+        uniforms = inputs["uniforms"][:, t] if drawn else None
+        state, logits = model.imagine_step(state, inputs["actions"][:, t], uniforms)
+        other, found = frozen.imagine_step(other, inputs["actions"][:, t], uniforms)
+        assert torch.allclose(found, logits, atol=1e-6)
+        assert torch.allclose(other.deterministic, state.deterministic, atol=1e-6)
+        assert torch.equal(other.stochastic, state.stochastic.round())
+
+
+def test_frozen_dynamics_dream_from_the_state_before_anything_was_seen() -> None:
+    model, inputs = rssm(), seen()
+    _, logits = model.imagine_step(model.initial(BATCH), inputs["actions"][:, 0], None)
+    _, found = model.frozen().imagine_step(model.initial(BATCH), inputs["actions"][:, 0], None)
+    assert torch.allclose(found, logits, atol=1e-6)
+
+
+def test_frozen_dynamics_keep_the_weights_they_were_made_of() -> None:
+    model, inputs, state = rssm(), seen(), some_state()
+    frozen = model.frozen()
+    _, before = frozen.imagine_step(state, inputs["actions"][:, 0], None)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1.0
+    _, after = frozen.imagine_step(state, inputs["actions"][:, 0], None)
+    assert torch.equal(before, after)
+    assert not after.requires_grad
+
+
+def test_frozen_dynamics_in_bf16_have_the_logits_of_fp32_to_a_twentieth() -> None:
+    model, inputs, state = rssm(), seen(), some_state()
+    _, exact = model.imagine_step(state, inputs["actions"][:, 0], None)
+    after, rough = model.frozen(torch.bfloat16).imagine_step(state, inputs["actions"][:, 0], None)
+    assert after.latent.dtype == rough.dtype == torch.float32
+    assert 0.0 < (rough - exact).norm() <= 0.05 * exact.norm()

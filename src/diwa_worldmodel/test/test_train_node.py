@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import rclpy
@@ -26,11 +27,17 @@ from diwa_worldmodel.settings import to_mapping
 TIMEOUT_S = 60.0
 
 
-def start(*parameters: str) -> subprocess.Popen[str]:
+@contextmanager
+def started(*parameters: str) -> Iterator[subprocess.Popen[str]]:
+    """The node as a process, which does not outlive the block."""
     command = [sys.executable, "-m", "diwa_worldmodel.nodes.train", "--ros-args", "-r", "__ns:=/diwa"]
     for parameter in parameters:
         command += ["-p", parameter]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 class Listener:
@@ -80,17 +87,16 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def test_progress_is_told_and_ctrl_c_leaves_a_checkpoint(parameters, tmp_path):
-    process = start(*parameters)
-    with Listener() as listener:
+    with started(*parameters) as process, Listener() as listener:
         listener.until(lambda: bool(listener.seen) and "ms_per_step" in listener.seen[-1].names, "timed steps")
         running = listener.seen[-1]
         process.send_signal(signal.SIGINT)
         listener.until(listener.ended, "the end")
         stopped = listener.seen[-1]
+        code, output = ended(process)
     assert (running.state, running.stage, running.total) == (StageProgress.RUNNING, "world model", 1_000_000)
     values = dict(zip(running.names, running.values, strict=True))
     assert values["loss"] > 0 and values["ms_per_step"] > 0 and running.eta_s > 0
-    code, output = ended(process)
     assert (code, stopped.state) == (0, StageProgress.STOPPED), output
     assert "the same command goes on" in stopped.message
     assert checkpoint_step(tmp_path / "run") == stopped.done >= running.done
@@ -137,7 +143,8 @@ def test_wrong_parameter_is_named(parameters, wrong, message):
 
 
 def test_unknown_parameter_is_one_line_and_exit_code_2(parameters):
-    code, output = ended(start(*parameters, "stepz:=3"))
+    with started(*parameters, "stepz:=3") as process:
+        code, output = ended(process)
     assert (code, output) == (2, output.splitlines()[0] + "\n")
     assert "unknown parameter 'stepz'" in output
 

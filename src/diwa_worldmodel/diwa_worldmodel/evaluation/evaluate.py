@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -119,24 +118,14 @@ class EvaluateWorldModel:
         return " ".join(words)
 
     def _check(self) -> None:
+        from diwa_worldmodel.artefact import check_writable
+
         for name, (low, high) in _LIMITS.items():
             if not low <= getattr(self, name) <= high:
                 option = f"--{name.replace('_', '-')}"
                 raise UserError(f"{option} is {getattr(self, name)}; expected {low} to {high}")
         if self.out is not None or self.world_model.is_dir():
-            _check_writable(self.out or self.world_model / FOLDER)
-
-
-def _check_writable(folder: Path) -> None:
-    """Before minutes are spent: UserError if no file can be made in the folder, or in what of its path is there."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"the report cannot be written to {folder}: {there}: {error.strerror}; choose another folder with --out"
-        ) from None
+            check_writable(self.out or self.world_model / FOLDER, "the report")
 
 
 def _device(name: str) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,9 +15,10 @@ _SHOWN = ("loss", "kl", "validation_loss", "ms_per_step")
 
 
 class Terminal:
-    """An :class:`~diwa_worldmodel.training.loop.Observer` that writes to stderr."""
+    """An :class:`~diwa_worldmodel.training.loop.Observer` on stderr; ``shown`` names the values it shows."""
 
-    def __init__(self) -> None:
+    def __init__(self, shown: Sequence[str] = _SHOWN) -> None:
+        self._shown = shown
         self._console = Console(stderr=True, soft_wrap=True, highlight=False)
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[eta]}"),
@@ -49,7 +51,7 @@ class Terminal:
         if not self._steps.tasks:
             self._steps.start()
             self._steps.add_task("training", total=report.total, eta="", values="")
-        values, eta = _values(report), f"{_duration(report.eta_s)} left"
+        values, eta = self._values(report), f"{_duration(report.eta_s)} left"
         self._steps.update(self._steps.task_ids[0], completed=report.step, eta=eta, values=values)
         if not self._console.is_terminal and time.monotonic() - self._line_s > _LINE_S:
             self._line_s = time.monotonic()
@@ -61,9 +63,8 @@ class Terminal:
     def warn(self, line: str) -> None:
         self._console.print(f"warning: {line}", markup=False, style="yellow")
 
-
-def _values(report: Report) -> str:
-    return ", ".join(f"{name} {report.values[name]:.4g}" for name in _SHOWN if name in report.values)
+    def _values(self, report: Report) -> str:
+        return ", ".join(f"{name} {report.values[name]:.4g}" for name in self._shown if name in report.values)
 
 
 def _duration(seconds: float) -> str:

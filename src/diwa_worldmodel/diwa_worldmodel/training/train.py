@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -82,10 +79,11 @@ class Train:
 
     def run(self) -> int:
         """0; 130 or 143 when stopped by SIGINT or SIGTERM. UserError or OSError for what the user can mend."""
+        from diwa_worldmodel.training.stopping import stopping_on_signals
         from diwa_worldmodel.training.terminal import Terminal
         from diwa_worldmodel.training.training_run import train
 
-        with _stopping_on_signals() as caught, Terminal() as terminal:
+        with stopping_on_signals() as caught, Terminal() as terminal:
             outcome = train(self, terminal, lambda: bool(caught))
         if outcome is None:  # one of several processes, and not the one that speaks
             return 0
@@ -105,25 +103,3 @@ def summary(options: Train, outcome: Outcome) -> str:
     if outcome.end == "time over":
         lines.insert(1, f"its time was over at step {outcome.step} of {outcome.steps}; the same command goes on")
     return "\n".join(lines)
-
-
-@contextmanager
-def _stopping_on_signals() -> Iterator[list[int]]:
-    """The signals that came so far. The second one ends the program at once, as it would without this."""
-    caught: list[int] = []
-    before: dict[int, Any] = {}
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        signal.signal(number, before[number])
-
-    def restored(handlers: Mapping[int, Callable[..., Any]]) -> None:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, on_signal)
-    try:
-        yield caught
-    finally:
-        restored(before)

@@ -1,0 +1,1 @@
+"""Policies that improve in dreams: diffusion policy, reward classifier, Dream Diffusion MDP, PPO, and their trust."""

@@ -1,0 +1,1 @@
+"""How good policies are in an environment, with intervals; and what dreams said of them."""
