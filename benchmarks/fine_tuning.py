@@ -29,7 +29,8 @@ HABITS = {
 """How far beside the demonstrators aim [m]: what makes policies that imitate them succeed about half the time. Errors
 that differ from one demonstration to the next average out in imitation."""
 PLAY_FRAMES, ATTEMPTS, SKILL, NEAR_MISSES = 40_000, 320, 0.2, 0.7
-STEPS = {"mixed": 3000, "play": 1900}
+SCHEDULES = {"mixed": (3000, 800), "play": (1900, 500)}
+"""Steps of the world model, and over how many of the last its learning rate falls."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def world_model(benchmark: Benchmark, seed: int) -> Path:
             )  # fmt: skip
             sources.append(bags)
         diwa(data, "import", *sources, "--out", data)
-    words = [f"training.seed={seed}", f"training.steps={STEPS[kind]}", f"training.decay_steps={STEPS[kind] // 4}"]
+    steps, decay = SCHEDULES[kind]
+    words = [f"training.seed={seed}", f"training.steps={steps}", f"training.decay_steps={decay}"]
     diwa(run / "world_model", "train", data, "--preset", "tiny", "--out", run, "--set", *words)
     return run / "world_model"
 

@@ -152,8 +152,9 @@ class FineTuningConfig:
     """Smallest of a likelihood (method.md 10)."""
     noise_clip: float = setting(3.0, 0.1, 100.0)
     """Noise is clipped at so many standard deviations (method.md 10)."""
-    reward: Literal["probability", "threshold"] = "probability"
-    """The classifier's probability of every frame, or 1 at the first success, which ends the dream (method.md 7)."""
+    reward: Literal["probability", "threshold"] = "threshold"
+    """1 at the first success, which ends the dream, or the classifier's probability of every frame (method.md 7). The
+    default is what the playroom favours (docs/results/fine_tuning.md)."""
     uncertainty_penalty: float = setting(0.0, 0.0, 100.0)
     """Taken off the reward per nat of prior entropy above the recordings' usual value."""
     first_frame_share: float = setting(0.7, 0.0, 1.0)

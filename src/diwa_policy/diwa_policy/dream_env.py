@@ -152,7 +152,7 @@ def open_dreams(
 ) -> DreamVectorEnv:
     """Dreams from artefacts: the policy's T_a actions in a step, or one, as fine-tuning's ``settings`` have it.
 
-    ``settings``: ``fine_tuning.reward=threshold`` and the like. ``fine_tuning.decisions`` is the longest dream, also
+    ``settings``: ``fine_tuning.reward=probability`` and the like. ``fine_tuning.decisions`` is the longest dream, also
     where a step is one action of them.
     """
     config = load_config(preset, from_words(settings))

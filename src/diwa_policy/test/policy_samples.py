@@ -68,6 +68,7 @@ SMALL: Mapping[str, Any] = {
         "held_out_share": 0.25,
     },
     "fine_tuning": {
+        "reward": "probability",  # dreams that nothing ends early
         "imagined_steps": 128,
         "dreams": 8,
         "decisions": 2,

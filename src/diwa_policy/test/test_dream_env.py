@@ -178,7 +178,7 @@ def reward(world_model: LoadedWorldModel, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def where(world_model: LoadedWorldModel, reward: LoadedReward, demonstrations_path: Path) -> dict[str, Any]:
     folders = {"world_model": world_model.folder, "reward": reward.folder, "demonstrations": demonstrations_path}
-    return {**folders, "preset": "tiny", "settings": ["fine_tuning.decisions=3"]}
+    return {**folders, "preset": "tiny", "settings": ["fine_tuning.decisions=3", "fine_tuning.reward=probability"]}
 
 
 def make(where: dict[str, Any], **how: Any) -> Any:
