@@ -208,7 +208,15 @@ def test_signal_ends_after_the_step_with_a_checkpoint(options, monkeypatch, caps
     assert checkpoint_step(options.out) == 5
 
 
-def test_second_ctrl_c_does_not_wait(options, monkeypatch):
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as a terminal has it; a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_second_ctrl_c_does_not_wait(options, monkeypatch, interruptible):
     monkeypatch.setattr(Terminal, "report", lambda self, report: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
     with pytest.raises(KeyboardInterrupt):
         options.run()
