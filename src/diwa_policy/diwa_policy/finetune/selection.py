@@ -51,8 +51,8 @@ class TrustLimits:
     false_positives: Bound = Bound(0.02, 0.05)
     """Of the classifier on held-out frames, seen or dreamed: what it wrongly pays for is what dreams learn to do."""
     false_alarms: Bound = Bound(0.3, 0.5)
-    """Of the classifier on held-out failed attempts. With .32 a policy paid by every frame's probability lost 24 points,
-    one paid once for a success gained 27 (docs/results/fine_tuning.md)."""
+    """Of the classifier on held-out failed attempts. With .32 a policy that every frame paid lost 24 points, one that
+    was paid once for a success gained 27 (docs/results/fine_tuning.md)."""
     gain_errors: Bound = Bound(2.0, 1.0)
     """Gain over the pre-trained policy, in standard errors of the return, under seeds that it was not chosen by."""
     seed_difference: Bound = Bound(0.1, 0.2)
