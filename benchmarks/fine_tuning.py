@@ -22,7 +22,7 @@ from machine import machine, markdown_table
 
 HABITS = {
     "open-drawer": (0.0, 0.03, 0.02),
-    "close-drawer": (-0.03, 0.0, 0.0),
+    "close-drawer": (-0.05, 0.0, 0.0),
     "turn-on-lightbulb": (0.0, 0.04, 0.02),
     "move-slider-left": (0.025, 0.0, 0.04),
 }

@@ -4,7 +4,7 @@ setup(
     name="diwa_policy",
     version="0.1.0",
     packages=find_packages(exclude=["test"]),
-    package_data={"diwa_policy": ["presets/*.yaml"], "diwa_policy.finetune": ["templates/*.j2"]},
+    package_data={"diwa_policy": ["presets/*.yaml", "templates/*.j2"], "diwa_policy.finetune": ["templates/*.j2"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/diwa_policy"]),
         ("share/diwa_policy", ["package.xml"]),

@@ -53,13 +53,14 @@ def test_the_highest_return_is_chosen():
     assert iteration == 5 and why == "iteration 5 dreams the highest return, 9.00"
 
 
-def test_the_earliest_within_an_error_of_the_highest_is_as_good():
-    found = trust(signals(0, 6.0), signals(5, 8.75), signals(10, 8.9), signals(15, 9.0))
+def test_of_those_within_an_error_of_the_highest_the_nearest_to_the_pretrained_policy_is_chosen():
+    near = signals(10, 8.9, translation_distance=0.05, rotation_distance=0.06)
+    found = trust(signals(0, 6.0), signals(5, 8.75), near, signals(15, 9.0), signals(20, 8.0, translation_distance=0.0))
     iteration, why = choose(found)
-    assert iteration == 5
+    assert iteration == 10
     assert why == (
-        "iteration 5 is the first whose dreamed return, 8.75, comes within 1 standard error of the highest, 9.00 at "
-        "iteration 15"
+        "iteration 10 acts most like the pre-trained policy of those whose dreamed return comes within 1 standard "
+        "error of the highest: 8.90 against 9.00 at iteration 15"
     )
     assert choose(found, TrustLimits(within_errors=0.0))[0] == 15
 

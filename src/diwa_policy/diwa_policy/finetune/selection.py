@@ -3,9 +3,9 @@
     judgement = judge(read_trust(RUN / "trust.json"))
     judgement.iteration, judgement.promoted, judgement.reasons
 
-Choosing: of the policies whose own signals lie within bounds, the one with the highest dreamed return; or rather the
-earliest that comes within an error of it, for it has drifted least. The choice is made by one set of seeds and its gain
-measured by the other, so that luck with the seeds does not count twice.
+Choosing: of the policies whose own signals lie within bounds, the one with the highest dreamed return; or rather, of
+those that come within an error of it, the one that acts most like the pre-trained policy. The choice is made by one set
+of seeds and its gain measured by the other, so that luck with the seeds does not count twice.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class TrustLimits:
     gripper_flips: Bound = Bound(0.3, 0.5)
     """Actions whose gripper goes the other way than the pre-trained policy's: nothing of it is left."""
     within_errors: float = 1.0
-    """The earliest policy within so many standard errors of the best return is as good as the best."""
+    """A policy within so many standard errors of the best return is as good as the best."""
 
 
 LIMITS = TrustLimits()
@@ -124,16 +124,16 @@ def choose(trust: Trust, limits: TrustLimits = LIMITS) -> tuple[int, str]:
         return trust.base.iteration, f"the pre-trained policy, for no other is within bounds{beside}"
     best = max(sound, key=lambda one: one.dreamed_return)
     enough = best.dreamed_return - limits.within_errors * best.return_error
-    chosen = next(one for one in sound if one.dreamed_return >= enough)
+    chosen = min((one for one in sound if one.dreamed_return >= enough), key=lambda one: one.distance)
     if chosen is best:
         return (
             best.iteration,
             f"iteration {best.iteration} dreams the highest return, {best.dreamed_return:.2f}{beside}",
         )
     words = (
-        f"iteration {chosen.iteration} is the first whose dreamed return, {chosen.dreamed_return:.2f}, comes within "
-        f"{limits.within_errors:g} standard error of the highest, {best.dreamed_return:.2f} at iteration "
-        f"{best.iteration}"
+        f"iteration {chosen.iteration} acts most like the pre-trained policy of those whose dreamed return comes "
+        f"within {limits.within_errors:g} standard error of the highest: {chosen.dreamed_return:.2f} against "
+        f"{best.dreamed_return:.2f} at iteration {best.iteration}"
     )
     return chosen.iteration, words + beside
 
@@ -196,12 +196,11 @@ def _drift(trust: Trust, one: CheckpointSignals, limits: TrustLimits) -> Iterato
     compared = "too few to compare" if math.isnan(spreads) else f"{spreads:+.1f} standard deviations among them"
     words = f"prior entropy in its dreams is {one.entropy_excess:+.2f} nat on that along demonstrations ({compared})"
     yield Verdict("uncertainty", limits.entropy_excess.level(spreads), words)
-    distance = max(one.translation_distance, one.rotation_distance)
     words = (
         f"its actions differ from the pre-trained policy's by {_percent(one.translation_distance)} (translation) and "
         f"{_percent(one.rotation_distance)} (rotation) of the largest, RMS"
     )
-    yield Verdict("distance", limits.distance.level(distance), words)
+    yield Verdict("distance", limits.distance.level(one.distance), words)
     words = f"the gripper goes the other way in {_percent(one.gripper_flips)} of the actions"
     yield Verdict("gripper", limits.gripper_flips.level(one.gripper_flips), words)
 

@@ -86,6 +86,11 @@ class CheckpointSignals:
         return 0.5 * (self.dreamed_success + self.other_success)
 
     @property
+    def distance(self) -> float:
+        """The larger of translation and rotation."""
+        return max(self.translation_distance, self.rotation_distance)
+
+    @property
     def seed_difference(self) -> float:
         return abs(self.dreamed_success - self.other_success)
 
