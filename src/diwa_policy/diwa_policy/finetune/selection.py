@@ -44,8 +44,8 @@ class TrustLimits:
     """Below so many recorded failures nobody can tell."""
     recall: Bound = Bound(0.5, 0.25)
     """Successful attempts dreamed as success. Below, dreams do not lead where demonstrations did, or pay nothing."""
-    discrimination: Bound = Bound(0.2, 0.1)
-    """Difference of the two: what a reward is worth."""
+    discrimination: Bound = Bound(0.2, 0.0)
+    """Difference of the two: what a reward is worth. Policies gained 30 points and more with .09 to .34."""
     base_success: Bound = Bound(0.9, 0.95)
     """Dreamed by the policy that only imitates. Near 1 nothing is left to learn in dreams, and drift costs nothing."""
     false_positives: Bound = Bound(0.02, 0.05)
