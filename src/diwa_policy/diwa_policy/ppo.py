@@ -80,7 +80,7 @@ def roll_out(
     for number in range(decisions):
         noise = draw_noise((len(latents), policy.steps + 1, policy.chunk), generator, config.noise_clip)
         chain = policy.sample(latents, noise, config.sampling_std)[:, -policy.fine_tuned_steps - 1 :]
-        imitated = _imitate(policy, latents, chain[:, 0], config, generator)
+        imitated = imitate(policy, latents, chain[:, 0], config, generator)
         log_probs = chain_log_probs(policy, latents, chain, config.log_prob_std)
         outcome = decide(latents, chain[:, -1])
         ended = outcome.terminated | (number == decisions - 1)
@@ -93,7 +93,7 @@ def roll_out(
     return Rollout(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
-def _imitate(
+def imitate(
     policy: Policy, latents: Tensor, noisy: Tensor, config: FineTuningConfig, generator: torch.Generator
 ) -> Tensor:
     """The last K' steps by the frozen network (N, K' + 1, C), from a^{K'} (N, C)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import os
@@ -11,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from diwa_policy.evaluation.wilson import wilson
@@ -21,6 +19,7 @@ from diwa_worldmodel.dataset.quality import counted
 from diwa_worldmodel.dataset.report import percent, printable
 from diwa_worldmodel.dataset.verdicts import Level, Verdict
 from diwa_worldmodel.evaluation.charts import HEIGHT, WIDTH, Line, LineChart, Mark, line_chart
+from diwa_worldmodel.evaluation.pages import page_template
 
 PAGE, NUMBERS = "report.html", "reward.json"
 FORMAT, VERSION = "diwa-reward-report", 1
@@ -186,27 +185,13 @@ def to_html(report: RewardReport) -> str:
     """The page. Every word from outside is escaped by the template engine."""
     measures = report.measures
     calibrations = {"on what the filter saw": measures.seen_calibration, "on dreams": measures.dreamed_calibration}
-    return _template().render(
+    return page_template("reward.html.j2", "diwa_policy").render(
         report=report,
         levels=_LEVELS,
         calibrations=[_calibration_chart(title, one) for title, one in calibrations.items()],
         traces=[_trace_chart(measures, success) for success in (True, False)],
         steps=_step_chart(measures),
     )
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    packages = ("diwa_policy", "diwa_worldmodel.evaluation", "diwa_worldmodel.dataset")
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package) for package in packages]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent}
-    return environment.get_template("reward.html.j2")
 
 
 def _calibration_chart(title: str, found: Calibration) -> LineChart:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 
@@ -16,6 +14,7 @@ from diwa_policy.finetune.selection import Judgement
 from diwa_policy.finetune.signals import CheckpointSignals, Trust
 from diwa_worldmodel.dataset.report import percent, printable
 from diwa_worldmodel.evaluation.charts import LineChart, line_chart
+from diwa_worldmodel.evaluation.pages import page_template
 from diwa_worldmodel.training.metrics import JSON_LINES, read_metrics
 
 PAGE = "report.html"
@@ -65,24 +64,10 @@ def write_page(folder: Path, trust: Trust, judgement: Judgement) -> Path:
 
 def to_html(name: str, trust: Trust, judgement: Judgement, metrics: Sequence[Mapping[str, float]]) -> str:
     """The page. Every word from outside is escaped by the template engine."""
-    return _template().render(
+    return page_template("fine_tuning.html.j2", "diwa_policy.finetune").render(
         name=name, trust=trust, judgement=judgement, levels=_LEVELS, columns=_COLUMNS, rows=table(trust),
         dreams=_dream_charts(trust), learning=_learning_charts(trust, metrics),
     )  # fmt: skip
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    packages = ("diwa_policy.finetune", "diwa_worldmodel.evaluation", "diwa_worldmodel.dataset")
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package) for package in packages]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent}
-    return environment.get_template("fine_tuning.html.j2")
 
 
 def _dream_charts(trust: Trust) -> list[LineChart]:

@@ -14,7 +14,7 @@ from diwa_policy.config import FineTuningConfig
 from diwa_policy.evaluation.trial_pool import Job, TrialPool
 from diwa_policy.evaluation.trials import Episode, Numbers, Trial
 from diwa_policy.policy import Policy
-from diwa_policy.ppo import Rollout, _imitate, chain_log_probs
+from diwa_policy.ppo import Rollout, chain_log_probs, imitate
 
 _FIRST_SEED = 2**31
 """Evaluations have smaller ones (:func:`~diwa_policy.evaluation.trials.episode_seed`)."""
@@ -73,7 +73,7 @@ def to_rollout(
     row = torch.arange(len(latents))[:, None]
     last, valid = row == count - 1, row < count
     flat = latents.flatten(0, 1), chains.flatten(0, 1)
-    imitated = _imitate(policy, flat[0], flat[1][:, 0], config, generator)
+    imitated = imitate(policy, flat[0], flat[1][:, 0], config, generator)
     log_probs = chain_log_probs(policy, *flat, config.log_prob_std)
     frames = reward.shape[-1]
     # Within the chunk as in dreams (method.md 6).

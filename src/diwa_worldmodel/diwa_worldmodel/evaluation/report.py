@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -13,11 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
-from diwa_worldmodel.dataset.quality import clock, counted
-from diwa_worldmodel.dataset.report import data_url, percent, printable
+from diwa_worldmodel.dataset.quality import counted
+from diwa_worldmodel.dataset.report import printable
 from diwa_worldmodel.dataset.verdicts import Verdict
 from diwa_worldmodel.evaluation.calibration import Reliability
 from diwa_worldmodel.evaluation.charts import LineChart, line_chart, reliability_chart
@@ -26,6 +24,7 @@ from diwa_worldmodel.evaluation.horizons import CameraErrors, psnr_db
 from diwa_worldmodel.evaluation.intervals import plain
 from diwa_worldmodel.evaluation.measure import Measurements, Settings
 from diwa_worldmodel.evaluation.open_loop import AREAS, PREDICTORS, WHOLE
+from diwa_worldmodel.evaluation.pages import page_template
 from diwa_worldmodel.evaluation.probes import WAYS, ProbeResult
 from diwa_worldmodel.evaluation.verdicts import (
     PICTURES_UNTIL,
@@ -177,26 +176,7 @@ def _places(horizon: int) -> list[int]:
 
 def to_html(evaluation: Evaluation, films: list[dict[str, Any]]) -> str:
     """The page. Every word from outside is escaped by the template engine."""
-    return _template().render(_content(evaluation, films))
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    packages = ("diwa_worldmodel.evaluation", "diwa_worldmodel.dataset")
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package) for package in packages]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"clock": clock, "counted": counted, "percent": percent}
-    environment.filters |= {"data_url": data_url, "film_url": film_url}
-    return environment.get_template("world_model.html.j2")
-
-
-def film_url(content: bytes) -> str:
-    return data_url(content).replace("image/jpeg", "video/mp4", 1)
+    return page_template("world_model.html.j2").render(_content(evaluation, films))
 
 
 def _content(evaluation: Evaluation, films: list[dict[str, Any]]) -> dict[str, Any]:
