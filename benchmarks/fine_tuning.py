@@ -15,22 +15,25 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import tyro
 from machine import machine, markdown_table
 
 HABITS = {
     "open-drawer": (0.0, 0.03, 0.02),
-    "close-drawer": (-0.05, 0.0, 0.0),
+    "close-drawer": (-0.06, 0.0, 0.0),
     "turn-on-lightbulb": (0.0, 0.04, 0.02),
     "move-slider-left": (0.025, 0.0, 0.04),
 }
 """How far beside the demonstrators aim [m]: what makes policies that imitate them succeed about half the time. Errors
 that differ from one demonstration to the next average out in imitation."""
 PLAY_FRAMES, ATTEMPTS, SKILL, NEAR_MISSES = 40_000, 320, 0.2, 0.7
-SCHEDULES = {"mixed": (3000, 800), "play": (1900, 500)}
+SCHEDULES = {"mixed": (3000, 800), "play": (1900, 500), "weak": (300, 100)}
 """Steps of the world model, and over how many of the last its learning rate falls."""
+
+
+Kind: TypeAlias = Literal["mixed", "play", "weak"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ class Benchmark:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of world model, demonstrations, policy, classifier and fine-tuning; play and attempts are the same for all."""
     episodes: int = 200
-    world_model: Literal["mixed", "play"] = "mixed"
-    """mixed: learned from play and 320 attempts at each task, most of them near misses; play: from play alone."""
+    world_model: Kind = "mixed"
+    """mixed: learned from play and 320 attempts at each task, most of them near misses; play: from play alone; weak:
+    from play alone, and not for long."""
 
 
 def diwa(made: Path, *words: object) -> None:
@@ -76,7 +80,7 @@ def demonstrations(out: Path, task: str, seed: int) -> Path:
 def world_model(benchmark: Benchmark, seed: int) -> Path:
     """Trained on play, or on play and attempts at every task."""
     out, kind = benchmark.out, benchmark.world_model
-    data, run = out / f"data/{kind}", out / f"model_{kind}_{seed}"
+    data, run = out / ("data/mixed" if kind == "mixed" else "data/play"), out / f"model_{kind}_{seed}"
     if not data.exists():
         sources = [out / "bags/play"]
         diwa(sources[0], "simulate", "play", "--frames", PLAY_FRAMES, "--seed", 0, "--out", sources[0])
@@ -94,30 +98,57 @@ def world_model(benchmark: Benchmark, seed: int) -> Path:
     return run / "world_model"
 
 
-def fine_tune(benchmark: Benchmark, task: str, seed: int) -> dict[str, Any]:
-    """The evaluation of base, chosen and last policy of a task and seed."""
+class Way(NamedTuple):
+    """What there is of a task and seed before anything is fine-tuned."""
+
+    world_model: Path
+    demonstrations: Path
+    run: Path
+    base: Path
+    reward: Path
+
+
+def prepare(benchmark: Benchmark, task: str, seed: int) -> Way:
+    """World model, demonstrations, pre-trained policy and classifier."""
     model, data = world_model(benchmark, seed), demonstrations(benchmark.out, task, seed)
     run = benchmark.out / f"{benchmark.world_model}_{task}_{seed}"
-    common = ["--preset", "tiny"]
-    base, reward, tuned = run / "base", run / "reward", run / "finetuned"
-    diwa(base, "pretrain", model, data, "--task", task, *common, "--out", base, "--set", f"pretraining.seed={seed}")
-    diwa(reward, "reward", model, data, "--task", task, *common, "--out", reward, "--set", f"reward.seed={seed}")
+    base, reward = run / "base", run / "reward"
+    common = [model, data, "--task", task, "--preset", "tiny"]
+    diwa(base, "pretrain", *common, "--out", base, "--set", f"pretraining.seed={seed}")
+    diwa(reward, "reward", *common, "--out", reward, "--set", f"reward.seed={seed}")
+    return Way(model, data, run, base, reward)
+
+
+def fine_tune(way: Way, out: Path, *settings: str) -> Path:
+    """A run of diwa finetune."""
     diwa(
-        tuned / "policy", "finetune", model, data, "--policy", base, "--reward", reward, *common, "--out", tuned,
-        "--set", f"fine_tuning.seed={seed}",
+        out / "policy", "finetune", way.world_model, way.demonstrations, "--policy", way.base, "--reward", way.reward,
+        "--preset", "tiny", "--out", out, "--set", *settings,
     )  # fmt: skip
+    return out
+
+
+def evaluate(way: Way, out: Path, episodes: int, *policies: Path) -> list[dict[str, Any]]:
+    """Of each policy what evaluation.json says; the starts are the same wherever ``episodes`` are."""
     diwa(
-        run / "evaluation/evaluation.json", "evaluate", "policy", base, tuned / "policy", tuned / "last",
-        "--world-model", model, "--env", "playroom", "--episodes", benchmark.episodes, "--seeds", 1, "--films", 0,
-        "--out", run / "evaluation",
+        out / "evaluation.json", "evaluate", "policy", *policies, "--world-model", way.world_model, "--env",
+        "playroom", "--episodes", episodes, "--seeds", 1, "--films", 0, "--out", out,
     )  # fmt: skip
-    found: dict[str, Any] = json.loads((run / "evaluation/evaluation.json").read_text())
+    found: list[dict[str, Any]] = json.loads((out / "evaluation.json").read_text())["policies"]
     return found
+
+
+def whole_way(benchmark: Benchmark, task: str, seed: int) -> tuple[Way, list[dict[str, Any]]]:
+    """And the evaluation of base, chosen and last policy."""
+    way = prepare(benchmark, task, seed)
+    tuned = fine_tune(way, way.run / "finetuned", f"fine_tuning.seed={seed}")
+    policies = way.base, tuned / "policy", tuned / "last"
+    return way, evaluate(way, way.run / "evaluation", benchmark.episodes, *policies)
 
 
 def cells(benchmark: Benchmark, task: str, seed: int) -> tuple[list[str], list[float]]:
     """A row of the table, and the three success rates."""
-    base, chosen, last = fine_tune(benchmark, task, seed)["policies"]
+    _, (base, chosen, last) = whole_way(benchmark, task, seed)
     shown = [
         f"{100 * one['success']['value']:.1f} [{100 * one['success']['low']:.0f}, {100 * one['success']['high']:.0f}]"
         for one in (base, chosen, last)

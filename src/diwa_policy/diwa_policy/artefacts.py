@@ -5,7 +5,7 @@
     save_policy(folder, policy, PolicyMetadata(skill=..., world_model_hash=..., ...), config)
     loaded = load_policy(folder)                        # .policy .metadata .hash .config
     check_lineage(world_model, loaded, load_reward(other_folder))
-    check_policy_config(loaded, config.policy)
+    check_pretrained(loaded)
 
 A policy works on the latents of one world model and no other: both name that world model's hash.
 """
@@ -25,6 +25,7 @@ from diwa_policy.policy import Policy
 from diwa_policy.reward import RewardClassifier
 from diwa_worldmodel.artefact import METADATA, Artefact, Kind, LoadedWorldModel, fill, load_artefact, save_artefact
 from diwa_worldmodel.dataset.recording_writer import software
+from diwa_worldmodel.dataset.records import HASH_DIGITS
 from diwa_worldmodel.settings import from_mapping, to_mapping
 
 POLICY = Kind("diwa-policy", 1, "policy", "diwa pretrain WORLD_MODEL DEMONSTRATIONS --task TASK --out OUT")
@@ -158,9 +159,9 @@ def check_lineage(world_model: LoadedWorldModel, *artefacts: LoadedPolicy | Load
             kind = _kind_of(artefact)
             command = kind.command.replace("WORLD_MODEL", str(world_model.folder)).replace("TASK", skill)
             raise UserError(
-                f"{artefact.folder} is a {kind.what} on the latents of world model {made_with[:12]}, but "
-                f"{world_model.folder} is {world_model.hash[:12]}: name the world model it was made with, or make it "
-                f"anew with: {command}"
+                f"{artefact.folder} is a {kind.what} on the latents of world model {made_with[:HASH_DIGITS]}, but "
+                f"{world_model.folder} is {world_model.hash[:HASH_DIGITS]}: name the world model it was made with, "
+                f"or make it anew with: {command}"
             )
     for artefact in artefacts[1:]:
         first = artefacts[0]
@@ -171,18 +172,13 @@ def check_lineage(world_model: LoadedWorldModel, *artefacts: LoadedPolicy | Load
             )
 
 
-def check_policy_config(loaded: LoadedPolicy, config: PolicyConfig) -> None:
-    """UserError naming what ``config``, from preset, file and words, says otherwise about a policy that is there.
-
-    How it acts may be said anew (``sampler``, ``ddim_steps``), how it was made may not.
-    """
-    own, other = to_mapping(loaded.policy.config), to_mapping(config)
-    for name in own:
-        if own[name] != other[name] and name not in ("sampler", "ddim_steps"):
-            raise UserError(
-                f"policy.{name} is {other[name]}, but {loaded.folder} was made with {own[name]} (--preset "
-                f"{loaded.metadata.preset}): leave it as it was made, or make a policy anew with: {POLICY.command}"
-            )
+def check_pretrained(policy: LoadedPolicy) -> None:
+    """UserError for one that was fine-tuned already: what moves away from it would be told against the wrong one."""
+    if policy.metadata.fine_tuned_steps:
+        raise UserError(
+            f"{policy.folder} is fine-tuned already (iteration {policy.metadata.iteration}); name the pre-trained "
+            f"policy {policy.metadata.base_hash[:HASH_DIGITS]}, or make one with: {POLICY.command}"
+        )
 
 
 def _kind_of(artefact: LoadedPolicy | LoadedReward) -> Kind:

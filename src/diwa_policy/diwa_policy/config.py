@@ -157,6 +157,9 @@ class FineTuningConfig:
     default is what the playroom favours (docs/results/fine_tuning.md)."""
     uncertainty_penalty: float = setting(0.0, 0.0, 100.0)
     """Taken off the reward per nat of prior entropy above the recordings' usual value."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of world model and classifier in the dreams that are learned from. The policy stays fp32: bf16 has too few digits
+    for ratios that are clipped at a percent."""
     first_frame_share: float = setting(0.7, 0.0, 1.0)
     """Of the dreams begin where a demonstration does, the others at some later frame (learnability.md)."""
     seed: int = setting(0, 0, 2**31 - 1)

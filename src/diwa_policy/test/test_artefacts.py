@@ -24,13 +24,11 @@ from diwa_policy.artefacts import (
     PolicyMetadata,
     RewardMetadata,
     check_lineage,
-    check_policy_config,
     load_policy,
     load_reward,
     save_policy,
     save_reward,
 )
-from diwa_policy.config import load_config
 from diwa_policy.policy import Policy
 from diwa_worldmodel.artefact import LoadedWorldModel, save_artefact, save_world_model
 from diwa_worldmodel.settings import to_mapping
@@ -127,22 +125,6 @@ def test_a_config_of_another_version_is_refused_by_its_key(tmp_path: Path) -> No
     config = {**to_mapping(small_config()), "policy": {"flow": True}}
     save_artefact(tmp_path / "policy", POLICY, policy.state_dict(), config, metadata)
     assert "another version of this software: unknown setting 'policy.flow'" in policy_error(tmp_path / "policy")
-
-
-def test_a_config_that_says_otherwise_about_a_policy_is_refused_by_its_key(tmp_path: Path) -> None:
-    loaded = saved_policy(tmp_path / "policy", "ab" * 32)
-    check_policy_config(loaded, small_config().policy)
-    with pytest.raises(
-        UserError, match="policy.planned_actions is 6, but .*policy was made with 4 .--preset tiny.: leave"
-    ):
-        check_policy_config(loaded, small_config({"policy": {"planned_actions": 6}}).policy)
-    with pytest.raises(UserError, match="policy.denoising_steps is 20, but .*policy was made with 4 "):
-        check_policy_config(loaded, load_config("paper").policy)
-
-
-def test_how_a_policy_acts_may_be_said_anew(tmp_path: Path) -> None:
-    loaded = saved_policy(tmp_path / "policy", "ab" * 32)
-    check_policy_config(loaded, small_config({"policy": {"sampler": "ddim", "ddim_steps": 2}}).policy)
 
 
 class TestLineage:

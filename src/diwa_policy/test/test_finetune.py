@@ -241,6 +241,13 @@ def test_same_seed_same_run_and_another_seed_another(options, uninterrupted):
     assert learned(other.out)[1]["reward"] != learned(uninterrupted)[1]["reward"]
 
 
+def test_precision_is_that_of_the_dreams_learned_from_and_not_of_the_checks(options, uninterrupted):
+    run(replace(options, set=("fine_tuning.precision=bf16",)))
+    own, other = (read_trust(out / "trust.json") for out in (options.out, uninterrupted))
+    assert own.checkpoints[0] == other.checkpoints[0] and own.replay == other.replay
+    assert learned(options.out)[1]["training_entropy"] != learned(uninterrupted)[1]["training_entropy"]
+
+
 # Stopping and going on
 
 

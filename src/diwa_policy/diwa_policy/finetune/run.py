@@ -24,6 +24,7 @@ from diwa_policy.artefacts import (
     LoadedReward,
     PolicyMetadata,
     check_lineage,
+    check_pretrained,
     load_policy,
     load_reward,
     save_policy,
@@ -42,12 +43,14 @@ from diwa_policy.policy import Policy
 from diwa_policy.ppo import PPO
 from diwa_worldmodel.artefact import LoadedWorldModel, check_place, load_world_model
 from diwa_worldmodel.dataset.records import HASH_DIGITS
+from diwa_worldmodel.memory import keep_freed_memory
 from diwa_worldmodel.settings import from_mapping, to_mapping
 from diwa_worldmodel.training.checkpoint import Origin
 from diwa_worldmodel.training.run_folder import RunKind, training_in
 
 CHOSEN, LAST = "policy", "last"
 FINE_TUNING = RunKind("diwa-fine-tuning-run", "fine-tuning run", CHOSEN)
+_KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Part = TypeVar("Part", PretrainingConfig, RewardConfig)
 
@@ -89,6 +92,8 @@ def fine_tune(options: FineTune, observer: Observer, stop: Callable[[], bool]) -
     """Iterate to the end or until ``stop()`` says so, then choose and judge. UserError for what the user can mend."""
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.device == "cpu":
+        keep_freed_memory()
     inputs = load_inputs(options)
     with training_in(options.out, inputs.origin, FINE_TUNING):
         return _Run(options, inputs, observer, stop).run()
@@ -120,11 +125,7 @@ def _device(name: str) -> torch.device:
 
 def _check_policy(base: LoadedPolicy, over: dict[str, Any]) -> None:
     """Pre-trained only, and of the shape that was asked for, if any was."""
-    if base.metadata.fine_tuned_steps:
-        raise UserError(
-            f"{base.folder} is fine-tuned already (iteration {base.metadata.iteration}); name the pre-trained policy "
-            f"{base.metadata.base_hash[:HASH_DIGITS]}, or make one with: {POLICY.command}"
-        )
+    check_pretrained(base)
     made = to_mapping(base.policy.config)
     for name, wanted in over.get("policy", {}).items():
         if made[name] != wanted:
@@ -153,7 +154,8 @@ class _Run:
         policy = copy.deepcopy(inputs.base.policy).to(device)
         policy.begin_fine_tuning(config.fine_tuned_steps)
         generator = torch.Generator(device)
-        mdp = DreamDiffusionMDP(inputs.world_model.model, classifier, self.check.rules, generator)
+        kind = _KINDS[config.precision]
+        mdp = DreamDiffusionMDP(inputs.world_model.model, classifier, self.check.rules, generator, kind)
         starts = find_starts(demonstrations.attempts, policy.config.warmup_steps).to(device)
         around = Surroundings(
             self.folder, inputs.origin, options.checkpoint_minutes, self._save_checked, observer, stop

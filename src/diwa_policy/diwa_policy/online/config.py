@@ -11,8 +11,8 @@ from diwa_policy.config import FineTuningConfig, Preset, load_config
 from diwa_worldmodel.settings import from_mapping, merged, setting, to_mapping
 
 _OF_DREAMS = (
-    "imagined_steps", "dreams", "decisions", "reward", "uncertainty_penalty", "first_frame_share", "trust_every",
-    "trust_dreams", "replay_draws",
+    "imagined_steps", "dreams", "decisions", "reward", "uncertainty_penalty", "precision", "first_frame_share",
+    "trust_every", "trust_dreams", "replay_draws",
 )  # fmt: skip
 """Settings of fine-tuning that say nothing to whoever does not dream."""
 

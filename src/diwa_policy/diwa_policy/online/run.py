@@ -19,8 +19,7 @@ from typing import Any
 
 import torch
 
-from diwa_conventions.errors import UserError
-from diwa_policy.artefacts import POLICY, LoadedPolicy, check_lineage, load_policy, save_policy
+from diwa_policy.artefacts import POLICY, LoadedPolicy, check_lineage, check_pretrained, load_policy, save_policy
 from diwa_policy.config import Config
 from diwa_policy.evaluation.shared_starts import plain_rate
 from diwa_policy.evaluation.trial_pool import TrialPool
@@ -31,7 +30,6 @@ from diwa_policy.online.training import End, Evaluation, OnlineTraining, Surroun
 from diwa_policy.policy import Policy
 from diwa_policy.ppo import PPO
 from diwa_worldmodel.artefact import check_place, load_world_model
-from diwa_worldmodel.dataset.records import HASH_DIGITS
 from diwa_worldmodel.settings import to_mapping
 from diwa_worldmodel.training.checkpoint import Origin
 from diwa_worldmodel.training.run_folder import RunKind, check_run, training_in
@@ -94,11 +92,7 @@ def dppo(options: Dppo, observer: Observer, stop: Callable[[], bool]) -> Outcome
     """Iterate to the end or until ``stop()`` says so. UserError for what the user can mend."""
     config = options.resolved()
     base = load_policy(options.policy)
-    if base.metadata.fine_tuned_steps:
-        raise UserError(
-            f"{base.folder} is fine-tuned already (iteration {base.metadata.iteration}); name the pre-trained policy "
-            f"{base.metadata.base_hash[:HASH_DIGITS]}, or make one with: {POLICY.command}"
-        )
+    check_pretrained(base)
     world_model = load_world_model(options.world_model)
     check_lineage(world_model, base)
     world = options.environment.world(world_model, base.metadata.skill)
