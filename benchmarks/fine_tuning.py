@@ -22,8 +22,8 @@ from machine import machine, markdown_table
 
 HABITS = {
     "open-drawer": (0.0, 0.03, 0.02),
-    "close-drawer": (-0.06, 0.0, 0.0),
-    "turn-on-lightbulb": (0.0, 0.04, 0.02),
+    "close-drawer": (-0.065, 0.0, 0.0),
+    "turn-on-lightbulb": (0.0, 0.045, 0.023),
     "move-slider-left": (0.025, 0.0, 0.04),
 }
 """How far beside the demonstrators aim [m]: what makes policies that imitate them succeed about half the time. Errors

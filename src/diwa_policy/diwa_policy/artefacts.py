@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import torch
 
 from diwa_conventions.errors import UserError
-from diwa_policy.config import Config, PolicyConfig, RewardConfig
+from diwa_policy.config import Config, PolicyConfig, PretrainingConfig, RewardConfig
 from diwa_policy.policy import Policy
 from diwa_policy.reward import RewardClassifier
 from diwa_worldmodel.artefact import METADATA, Artefact, Kind, LoadedWorldModel, fill, load_artefact, save_artefact
@@ -34,7 +34,7 @@ SOFTWARE = ("diwa_policy", "diwa_worldmodel", "torch", "safetensors", "numpy")
 
 Origin: TypeAlias = Literal["pretrained", "dreams", "environment"]
 Described = TypeVar("Described", "PolicyMetadata", "RewardMetadata")
-Part = TypeVar("Part", PolicyConfig, RewardConfig)
+Part = TypeVar("Part", PolicyConfig, PretrainingConfig, RewardConfig)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def load_policy(folder: Path) -> LoadedPolicy:
     """The policy in a folder, checked; the caller's random numbers are not touched. UserError in a line."""
     artefact = load_artefact(folder, POLICY)
     metadata = _metadata(PolicyMetadata, artefact, folder, POLICY)
-    config = _part(PolicyConfig, "policy", artefact, folder, POLICY)
+    config = _part(PolicyConfig, "policy", artefact.config, folder, POLICY)
     with torch.random.fork_rng(devices=[]):
         policy = Policy(config, metadata.latent, metadata.fine_tuned_steps)
     fill(policy, artefact.tensors, folder)
@@ -144,7 +144,7 @@ def load_reward(folder: Path) -> LoadedReward:
     """The classifier in a folder, checked; the caller's random numbers are not touched. UserError in a line."""
     artefact = load_artefact(folder, REWARD)
     metadata = _metadata(RewardMetadata, artefact, folder, REWARD)
-    config = _part(RewardConfig, "reward", artefact, folder, REWARD)
+    config = _part(RewardConfig, "reward", artefact.config, folder, REWARD)
     with torch.random.fork_rng(devices=[]):
         classifier = RewardClassifier(config, metadata.latent)
     fill(classifier, artefact.tensors, folder)
@@ -181,6 +181,11 @@ def check_pretrained(policy: LoadedPolicy) -> None:
         )
 
 
+def as_trained(kind: type[Part], name: str, artefact: LoadedPolicy | LoadedReward) -> Part:
+    """One table of what an artefact was trained with. UserError that names the folder for one of another version."""
+    return _part(kind, name, artefact.config, artefact.folder, _kind_of(artefact))
+
+
 def _kind_of(artefact: LoadedPolicy | LoadedReward) -> Kind:
     return POLICY if isinstance(artefact, LoadedPolicy) else REWARD
 
@@ -201,10 +206,10 @@ def _metadata(kind: type[Described], artefact: Artefact, folder: Path, made_by: 
     return kind(**values)
 
 
-def _part(kind: type[Part], name: str, artefact: Artefact, folder: Path, made_by: Kind) -> Part:
-    """One table of the artefact's config."""
+def _part(kind: type[Part], name: str, config: Mapping[str, Any], folder: Path, made_by: Kind) -> Part:
+    """One table of an artefact's config."""
     try:
-        return from_mapping(kind, artefact.config.get(name, {}), f"{name}.")
+        return from_mapping(kind, config.get(name, {}), f"{name}.")
     except UserError as error:
         raise _other_version(folder, str(error), made_by) from None
 

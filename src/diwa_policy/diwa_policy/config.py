@@ -19,6 +19,13 @@ from diwa_worldmodel.settings import from_mapping, merged, setting
 Preset: TypeAlias = Literal["paper", "tiny"]
 
 
+def _check_widths(name: str, widths: tuple[int, ...], least: int = 0) -> None:
+    """UserError unless there are ``least`` layers, none of them without a unit."""
+    if len(widths) < least or not all(width >= 1 for width in widths):
+        layers = " for at least one layer" if least else ""
+        raise UserError(f"{name} is {list(widths)}; expected widths of at least 1{layers}")
+
+
 @dataclass(frozen=True)
 class PolicyConfig:
     """Shape of a policy (paper S.2.2, Table S.3; Gaussian: S.5.3)."""
@@ -35,7 +42,9 @@ class PolicyConfig:
     step_embedding: int = setting(32, 1, 1024)
     """Width of what the network is told about the denoising step; the paper does not say."""
     warmup_steps: int = setting(0, 0, 1000)
-    """Steps that the latent filter has seen before a latent is acted on (method.md 9)."""
+    """Steps that the latent filter has seen before a latent is acted on. Method.md 9 has several; here none, for
+    demonstrations and served episodes alike begin at the skill's start with a filter that has seen nothing, and there
+    are no frames before. Set it where recordings run for some frames before the attempt begins."""
     sampler: Literal["ddpm", "ddim"] = "ddpm"
     """How an acting diffusion policy draws a chunk: all K steps with their noise, or some of them without
     (DDIM, Song et al. 2021). Dreams that are learned from always go through all."""
@@ -53,8 +62,7 @@ class PolicyConfig:
                 f"policy.ddim_steps is {self.ddim_steps}; expected at most policy.denoising_steps "
                 f"{self.denoising_steps}"
             )
-        if not self.mlp or not all(width >= 1 for width in self.mlp):
-            raise UserError(f"policy.mlp is {list(self.mlp)}; expected widths of at least 1")
+        _check_widths("policy.mlp", self.mlp, least=1)
 
     @property
     def chunk(self) -> int:
@@ -91,6 +99,7 @@ class RewardConfig:
     """Reward classifier (S.2.3, Table S.4)."""
 
     embedding_mlp: tuple[int, ...] = (512, 512)
+    """Widths; the last is the embedding's."""
     classification_mlp: tuple[int, ...] = (512, 512)
     epochs: int = setting(100, 1)
     batch: int = setting(32, 4)
@@ -109,6 +118,10 @@ class RewardConfig:
     held_out_share: float = setting(0.2, 0.05, 0.5)
     """Of the demonstrations: precision, recall, calibration and threshold are measured on them."""
     seed: int = setting(0, 0, 2**31 - 1)
+
+    def __post_init__(self) -> None:
+        _check_widths("reward.embedding_mlp", self.embedding_mlp, least=1)
+        _check_widths("reward.classification_mlp", self.classification_mlp)
 
 
 @dataclass(frozen=True)
@@ -136,12 +149,15 @@ class FineTuningConfig:
     epochs: int = setting(10, 1)
     """Passes over an iteration's data (method.md 10)."""
     batch: int = setting(7500, 1)
-    """Transitions of (decision x fine-tuned step) (method.md 11)."""
+    """Transitions of (decision x fine-tuned step) (method.md 11), about: a pass is cut into equal parts, as many as
+    come nearest to this size. A rest of a few decisions would be a whole step of noise."""
     clip: float = setting(0.01, 0.0, 1.0)
     """Of the ratio, at the last denoising step (method.md 10)."""
     clip_first: float = setting(0.001, 0.0, 1.0)
     """At the first fine-tuned one; exponential between."""
     value_coefficient: float = setting(0.5, 0.0, 100.0)
+    """Of the critic's loss (method.md 10). The critic has an Adam of its own, which takes the same step whatever the
+    loss is multiplied by: this acts through ``gradient_clip`` alone, and at 0 the critic does not learn."""
     critic_warmup: int = setting(2, 0)
     """First iterations that train the critic alone (method.md 10)."""
     bc_coefficient: float = setting(0.05, 0.0, 100.0)
@@ -169,6 +185,9 @@ class FineTuningConfig:
     """Dreams of such a check, and as many with other random numbers."""
     replay_draws: int = setting(16, 1)
     """Dreams along each recorded attempt's own actions: what of it does the world model take for success?"""
+
+    def __post_init__(self) -> None:
+        _check_widths("fine_tuning.critic_mlp", self.critic_mlp)
 
 
 @dataclass(frozen=True)

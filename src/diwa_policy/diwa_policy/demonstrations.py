@@ -43,8 +43,6 @@ class Attempt:
     steps: Tensor
     """(T,) since the filter began."""
     success: bool
-    begins_recording: bool
-    """It starts with the episode's first frame, so that nothing else was done before it."""
 
     @property
     def frames(self) -> int:
@@ -148,7 +146,7 @@ def _cut(episode: EncodedEpisode, begin: int, end: int, success: bool) -> Attemp
     part = slice(begin, end)
     return Attempt(
         episode.latent(part), episode.action[part], episode.surprise[part], episode.prior_entropy[part],
-        episode.steps[part], success, begin == 0,
+        episode.steps[part], success,
     )  # fmt: skip
 
 

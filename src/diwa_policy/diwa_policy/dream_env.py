@@ -153,9 +153,15 @@ def open_dreams(
     """Dreams from artefacts: the policy's T_a actions in a step, or one, as fine-tuning's ``settings`` have it.
 
     ``settings``: ``fine_tuning.reward=probability`` and the like. ``fine_tuning.decisions`` is the longest dream, also
-    where a step is one action of them.
+    where a step is one action of them. UserError for an uncertainty penalty.
     """
     config = load_config(preset, from_words(settings))
+    penalty = config.fine_tuning.uncertainty_penalty
+    if penalty:
+        raise UserError(
+            f"fine_tuning.uncertainty_penalty is {penalty:g}; expected 0: it counts from the usual prior entropy of "
+            "recordings, which diwa finetune alone measures; leave it out, and use prior_entropy of the infos"
+        )
     model, classifier = load_world_model(world_model, device), load_reward(reward)
     check_lineage(model, classifier)
     attempts = load_demonstrations(model, demonstrations, classifier.metadata.skill).attempts

@@ -7,6 +7,7 @@ update    clipped surrogate per denoising step, critic, behaviour cloning agains
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -74,7 +75,10 @@ Decide = Callable[[Tensor, Tensor], Decided]
 def roll_out(
     policy: Policy, decide: Decide, starts: Tensor, decisions: int, config: FineTuningConfig, generator: torch.Generator
 ) -> Rollout:
-    """N dreams from latents (N, s); one ends where success ends it, or after ``decisions``, and is not begun anew."""
+    """N dreams from latents (N, s); one ends where success ends it, or after ``decisions``, and is not begun anew.
+
+    Once all have ended nothing more is dreamed: M is the length of the longest.
+    """
     latents, alive = starts, torch.ones(len(starts), dtype=torch.bool, device=starts.device)
     rows: list[tuple[Tensor, ...]] = []
     for number in range(decisions):
@@ -89,6 +93,8 @@ def roll_out(
             outcome.probability, outcome.prior_entropy,
         ))  # fmt: skip
         alive = alive & ~outcome.terminated
+        if not alive.any():
+            break
         latents = outcome.latents
     return Rollout(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
@@ -203,12 +209,7 @@ class PPO:
         """One iteration: ``epochs`` passes over the rollout."""
         config = self.config
         self.scale.see(rollout.reward, rollout.valid)
-        reward = rollout.reward / self.scale.std
-        with torch.no_grad():
-            values, after = self._value(rollout.latents), self._value(rollout.last_latents)
-        advantage = advantages(
-            reward, values, after, rollout.terminated, rollout.ended, config.gamma, config.gae_lambda
-        )
+        values, advantage = self.values_and_advantages(rollout)
         keep = rollout.valid.flatten()
         flat = {
             "latents": rollout.latents, "chains": rollout.chains, "imitated": rollout.imitated,
@@ -222,10 +223,28 @@ class PPO:
         self.iteration += 1
         return result
 
+    @torch.no_grad()
+    def values_and_advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """(M, N) each: what the critic makes of the decisions' latents, and by how much what was done is better.
+
+        Behind a dream's last decision counts the critic's value of its own last latents, unless success ended it.
+        """
+        config, values = self.config, self._value(rollout.latents)
+        advantage = advantages(
+            rollout.reward / self.scale.std, values, self._value(rollout.last_latents), rollout.terminated,
+            rollout.ended, config.gamma, config.gae_lambda,
+        )  # fmt: skip
+        return values, advantage
+
     def _minibatches(self, decisions: int) -> tuple[Tensor, ...]:
-        """Row numbers of one pass; ``batch`` counts denoising steps, all of a decision's come together."""
+        """Row numbers of one pass, in parts of equal size (but for one); all steps of a decision come together.
+
+        ``batch`` counts denoising steps, and is not exceeded. There is no small rest, in which normalised advantages
+        would be noise.
+        """
         size = max(self.config.batch // self.policy.fine_tuned_steps, 1)
-        return torch.split(torch.randperm(decisions, generator=self.generator, device=self.generator.device), size)
+        rows = torch.randperm(decisions, generator=self.generator, device=self.generator.device)
+        return torch.tensor_split(rows, math.ceil(decisions / size))
 
     def _value(self, latents: Tensor) -> Tensor:
         value: Tensor = self.critic(latents).squeeze(-1)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from diwa_policy.config import Config, Preset, load_config
-from diwa_worldmodel.settings import from_words, merged, read_yaml
+from diwa_worldmodel.settings import from_file_and_words
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,7 @@ class Pretrain:
 
     def resolved(self) -> Config:
         """Preset, then file, then words."""
-        from_file: Mapping[str, Any] = read_yaml(self.config) if self.config else {}
-        return load_config(self.preset, merged(from_file, from_words(self.set)))
+        return load_config(self.preset, from_file_and_words(self.config, self.set))
 
     def run(self) -> int:
         """0; 130 when stopped by Ctrl-C. UserError or OSError for what the user can mend."""

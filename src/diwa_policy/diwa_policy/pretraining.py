@@ -80,6 +80,7 @@ def pretrain(
 ) -> Policy:
     """A policy trained on latents (M, s) and chunks (M, C): the averaged weights. ``report`` hears of every epoch.
 
+    Until an average falls due its place is taken by the weights as they are, so that a short training counts.
     UserError if the loss is no finite number any more.
     """
     with torch.random.fork_rng(devices=[]):
@@ -105,7 +106,7 @@ def pretrain(
             step += 1
             if epoch >= training.ema_start_epoch and step % training.ema_every == 0:
                 averaged.update_parameters(policy)
-        if epoch < training.ema_start_epoch:
+        if int(averaged.n_averaged) == 0:  # none has fallen due
             average.load_state_dict(policy.state_dict())
         mean = float(torch.stack(losses).mean())
         if not math.isfinite(mean):

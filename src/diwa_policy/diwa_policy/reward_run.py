@@ -7,10 +7,10 @@ import time
 from diwa_conventions.errors import UserError
 from diwa_policy.artefacts import REWARD, RewardMetadata, save_reward
 from diwa_policy.demonstrations import load_demonstrations, split_attempts
-from diwa_policy.reward_measures import frames_to_measure, measure
+from diwa_policy.reward_measures import measure
 from diwa_policy.reward_report import RewardReport, write_report
 from diwa_policy.reward_stage import Reward
-from diwa_policy.reward_training import check_labels, fit_probabilities, together, train_classifier
+from diwa_policy.reward_training import check_labels, train_classifier
 from diwa_worldmodel.artefact import check_place, load_world_model
 from diwa_worldmodel.dataset.quality import counted
 from diwa_worldmodel.training.loop import Report
@@ -57,12 +57,9 @@ class RewardRun:
             left_s = (self._config.epochs / epoch - 1.0) * (time.monotonic() - began_s)
             self._terminal.report(Report(epoch, self._config.epochs, left_s, {"loss": loss}))
 
-        classifier = train_classifier(self._learned, self._config, rssm, report)
+        trained = train_classifier(self._learned, self._config, rssm, report)
         seconds = time.monotonic() - began_s
-        frames = frames_to_measure(self._held_out, self._config, rssm)
-        fit_probabilities(classifier, together(frames))
-        measures = measure(classifier, self._held_out, frames, self._config)
-        classifier.threshold.fill_(measures.threshold)
+        classifier, measures = measure(trained, self._held_out, self._config, rssm)
         metadata = RewardMetadata(
             options.task, self._world_model.hash, self._demonstrations.data_set_hash, options.preset,
             self._demonstrations.attempts[0].latents.shape[1], (len(self._learned), len(self._held_out)),

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from diwa_policy.config import Config, Preset, load_config
-from diwa_worldmodel.settings import from_words, merged, read_yaml
+from diwa_worldmodel.settings import from_file_and_words
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,7 @@ class Reward:
 
     def resolved(self) -> Config:
         """Preset, then file, then words."""
-        from_file: Mapping[str, Any] = read_yaml(self.config) if self.config else {}
-        return load_config(self.preset, merged(from_file, from_words(self.set)))
+        return load_config(self.preset, from_file_and_words(self.config, self.set))
 
     def run(self) -> int:
         """0; 1 with ``strict`` and a bad verdict; 130 when stopped by Ctrl-C. UserError for what the user can mend."""
@@ -59,7 +57,8 @@ class Reward:
         print(to_text(report))
         print(f"report: {self.out / PAGE}")
         words = f"{self.world_model} {self.demonstrations} --policy POLICY --reward {self.out} --out RUN"
-        print(f"next: diwa finetune {words}")
+        preset = "" if self.preset == "paper" else f" --preset {self.preset}"
+        print(f"next: diwa finetune {words}{preset}")
         return 1 if self.strict and report.overall.level == "bad" else 0
 
     def command(self) -> str:

@@ -23,12 +23,14 @@ from diwa_policy.artefacts import (
     POLICY,
     PolicyMetadata,
     RewardMetadata,
+    as_trained,
     check_lineage,
     load_policy,
     load_reward,
     save_policy,
     save_reward,
 )
+from diwa_policy.config import PretrainingConfig
 from diwa_policy.policy import Policy
 from diwa_worldmodel.artefact import LoadedWorldModel, save_artefact, save_world_model
 from diwa_worldmodel.settings import to_mapping
@@ -125,6 +127,19 @@ def test_a_config_of_another_version_is_refused_by_its_key(tmp_path: Path) -> No
     config = {**to_mapping(small_config()), "policy": {"flow": True}}
     save_artefact(tmp_path / "policy", POLICY, policy.state_dict(), config, metadata)
     assert "another version of this software: unknown setting 'policy.flow'" in policy_error(tmp_path / "policy")
+
+
+def test_what_an_artefact_was_trained_with_comes_back(tmp_path: Path) -> None:
+    found = saved_policy(tmp_path / "policy", "ab" * 32)
+    assert as_trained(PretrainingConfig, "pretraining", found) == small_config().pretraining
+
+
+def test_training_settings_of_another_version_are_refused_with_the_folder(tmp_path: Path) -> None:
+    found = replace(saved_policy(tmp_path / "policy", "ab" * 32), config={"pretraining": {"warmth": 1}})
+    with pytest.raises(UserError) as caught:
+        as_trained(PretrainingConfig, "pretraining", found)
+    line = f"{found.folder} is of another version of this software: unknown setting 'pretraining.warmth'"
+    assert str(caught.value).startswith(line) and str(caught.value).endswith(f"make it anew with: {POLICY.command}")
 
 
 class TestLineage:

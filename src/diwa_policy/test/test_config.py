@@ -122,6 +122,10 @@ def test_a_gaussian_policy_has_one_step_whatever_the_denoising_steps() -> None:
         ({"policy": {"executed_actions": 5}}, "policy.executed_actions is 5; expected at most policy.planned_actions"),
         ({"policy": {"mlp": []}}, "policy.mlp is []; expected widths of at least 1"),
         ({"policy": {"mlp": [512, 0]}}, "policy.mlp is [512, 0]; expected widths of at least 1"),
+        ({"reward": {"embedding_mlp": []}}, "reward.embedding_mlp is []; expected widths of at least 1 for at least"),
+        ({"reward": {"embedding_mlp": [0]}}, "reward.embedding_mlp is [0]; expected widths of at least 1"),
+        ({"reward": {"classification_mlp": [8, -1]}}, "reward.classification_mlp is [8, -1]; expected widths of at"),
+        ({"fine_tuning": {"critic_mlp": [0]}}, "fine_tuning.critic_mlp is [0]; expected widths of at least 1"),
         ({"policy": {"kind": "flow"}}, "policy.kind is 'flow'; expected one of diffusion, gaussian"),
         (
             {"policy": {"sampler": "ddim", "ddim_steps": 21}},
@@ -134,6 +138,11 @@ def test_a_gaussian_policy_has_one_step_whatever_the_denoising_steps() -> None:
 )  # fmt: skip
 def test_what_cannot_work_is_refused_by_key_and_value(over: dict[str, Any], line: str) -> None:
     assert refusal(over).startswith(line)
+
+
+def test_classification_and_critic_may_be_linear() -> None:
+    config = load_config("paper", {"reward": {"classification_mlp": []}, "fine_tuning": {"critic_mlp": []}})
+    assert config.reward.classification_mlp == config.fine_tuning.critic_mlp == ()
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known() -> None:

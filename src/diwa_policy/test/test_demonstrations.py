@@ -62,7 +62,7 @@ def attempt(frames: int = 6, success: bool = True, first_step: int = 0) -> Attem
     actions[:, 6] = torch.where(number < frames // 2, 1.0, -1.0)
     latents = torch.stack([number, torch.zeros(frames)], dim=1)
     steps = torch.arange(first_step, first_step + frames)
-    return Attempt(latents, actions, number, number, steps, success, first_step == 0)
+    return Attempt(latents, actions, number, number, steps, success)
 
 
 # What is an attempt
@@ -106,13 +106,6 @@ def test_a_mark_that_nothing_led_to_is_no_attempt() -> None:
 def test_what_lies_long_before_the_mark_does_not_belong_to_it() -> None:
     last = LONGEST_ATTEMPT + 49
     assert found(episode(last + 1, (last, SKILL, True))) == [(50, last, True)]
-
-
-def test_only_an_attempt_from_the_first_frame_on_begins_a_recording() -> None:
-    long = LONGEST_ATTEMPT + 10
-    first, second = attempts_at(SKILL, [episode(30, (9, SKILL, True), (19, SKILL, True))])
-    (late,) = attempts_at(SKILL, [episode(long, (long - 1, SKILL, True))])
-    assert [one.begins_recording for one in (first, second, late)] == [True, False, False]
 
 
 def test_an_attempt_has_all_that_was_encoded_of_its_frames() -> None:
@@ -218,7 +211,7 @@ def test_a_data_set_gives_the_attempts_at_the_task_asked_for(
     found = load_demonstrations(world_model, demonstrations_path, SKILL)
     assert (found.skill, found.source) == (SKILL, str(demonstrations_path)) and len(found.data_set_hash) == 64
     assert (len(found.successes), len(found.failures)) == (6, 3)
-    assert all(one.latents.shape == (FRAMES, LATENT) and one.begins_recording for one in found.attempts)
+    assert all(one.latents.shape == (FRAMES, LATENT) for one in found.attempts)
     # Pushes to the left: the first component of the actions is negative.
     assert all(float(one.actions[:5, 0].max()) < 0.0 for one in found.attempts)
 
@@ -227,10 +220,7 @@ def test_marks_of_a_long_recording_are_found_where_they_are(tmp_path: Path, worl
     marks = [Annotation(9, OTHER_SKILL, True), Annotation(19, SKILL, True), Annotation(29, SKILL, False)]
     data_set = long_recording(tmp_path / "long", 40, marks)
     attempts = load_demonstrations(world_model, data_set.path, SKILL).attempts
-    assert [(one.frames, one.success, one.begins_recording) for one in attempts] == [
-        (10, True, False),
-        (10, False, False),
-    ]
+    assert [(one.frames, one.success) for one in attempts] == [(10, True), (10, False)]
     recorded = torch.from_numpy(data_set.recordings[0].action[10:20])
     assert torch.equal(attempts[0].actions, recorded)
     assert attempts[0].steps.tolist() == list(range(10, 20))

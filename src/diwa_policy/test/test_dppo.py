@@ -18,8 +18,8 @@ from diwa_policy.evaluation.trials import Decisions, Episode, Trial, episode_see
 from diwa_policy.online.collector import to_rollout, training_seeds
 from diwa_policy.online.config import load_dppo_config
 from diwa_policy.online.dppo import Dppo
-from diwa_policy.online.run import dppo
-from diwa_policy.online.training import HELD_OUT_SET
+from diwa_policy.online.run import Outcome, dppo
+from diwa_policy.online.training import HELD_OUT_SET, Evaluation
 from diwa_policy.ppo import advantages, chain_log_probs
 from diwa_worldmodel.artefact import load_world_model
 from diwa_worldmodel.training.metrics import read_metrics
@@ -208,8 +208,10 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(options, tmp_path
     def amid_an_iteration() -> bool:
         return (parts.out / "checkpoints" / "step_000002").exists() and next(looks) > 1
 
-    assert run(parts, amid_an_iteration).end == "stopped"
+    stopped = run(parts, amid_an_iteration)
+    assert stopped.end == "stopped"
     before = json.loads((parts.out / "dppo.json").read_text())["environment_steps"]
+    assert f"stopped after {before} environment steps" in stopped.summary(parts)
     assert 0 < before < uninterrupted.environment_steps
     watcher = Watcher()
     resumed = dppo(parts, watcher, lambda: False)
@@ -239,9 +241,25 @@ def test_summary_says_what_it_took(options, folder, capsys):
     good = replace(options, policy=folder / "good", until_success=0.5)
     assert good.run() == 0
     shown = capsys.readouterr().out
-    assert "100.0% -> 100.0% success" in shown and "not counted" in shown
+    assert f"{options.out}: 100.0% success (95%: 51.0 to 100.0) after 0 environment steps" in shown
+    assert "the evaluation's own are not counted" in shown
     assert "50% took 0 environment steps" in shown
     assert f"next: diwa evaluate policy {folder / 'good'} {options.out / 'policy'} --world-model" in shown
+
+
+def test_summary_says_after_how_many_steps_the_success_was_measured(options):
+    evaluations = (Evaluation(0, 0, 1, 4), Evaluation(2, 60, 3, 4))
+    shown = Outcome("stopped", 90, evaluations, None).summary(options)
+    assert f"{options.out}: 25.0% -> 75.0% success" in shown
+    assert "after 60 environment steps; those of the 2 evaluations are not counted" in shown
+    assert "stopped after 90 environment steps" in shown
+
+
+def test_the_next_command_can_be_typed_as_it_is(options, tmp_path):
+    harder = replace(options, out=tmp_path / "my run", environment=EnvironmentOptions(env_set=("look=hard",)))
+    shown = Outcome("finished", 90, (), None).summary(harder)
+    assert f"{options.policy} '{tmp_path / 'my run' / 'policy'}' --world-model" in shown
+    assert shown.endswith("--env-set look=hard")
 
 
 def test_dppo_has_no_behaviour_cloning_unless_it_is_asked_for():
@@ -262,6 +280,12 @@ def test_dppo_has_no_behaviour_cloning_unless_it_is_asked_for():
 def test_settings_that_say_nothing_are_refused(words, message):
     with pytest.raises(UserError, match=message):
         load_dppo_config("tiny", words)
+
+
+def test_an_environment_that_cannot_be_made_is_refused_before_anything_is_written(options):
+    with pytest.raises(UserError, match="refuses its settings"):
+        run(replace(options, environment=replace(options.environment, env_set=("gravity=2",))))
+    assert not options.out.exists()
 
 
 def test_policies_that_do_not_belong_are_refused(options, folder, tmp_path):

@@ -344,25 +344,6 @@ def test_a_rollout_holds_the_last_denoising_steps_of_algorithm_1(policy: Policy)
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
 
 
-def test_reward_comes_with_the_last_denoising_step_alone(policy: Policy) -> None:
-    with torch.no_grad():
-        spelled = list(algorithm_1(policy, begin(3) + GOAL, 2, 0.1, torch.Generator().manual_seed(0)))
-    for one in spelled:
-        assert bool(one.reward.any()) == (one.k == 1)
-
-
-def test_each_transition_begins_where_the_one_before_ended(policy: Policy) -> None:
-    config, mdp = small_config().fine_tuning, on_the_line()
-    dreamed = roll_out(
-        policy, lambda z, a: mdp.decide(z, a, EXECUTED), begin(4), 3, config, torch.Generator().manual_seed(0)
-    )
-    transitions = list(stored(dreamed, policy.fine_tuned_steps))
-    for one, after in itertools.pairwise(transitions):
-        assert torch.equal(one.next_latents, after.state[0])
-        if one.k > 1:
-            assert torch.equal(one.action, after.state[1])
-
-
 # Fine-tuning ---------------------------------------------------------------------------------------------------------
 
 

@@ -231,6 +231,11 @@ def test_dreams_begin_at_recorded_latents(where: dict[str, Any], world_model: Lo
     assert all((recorded == torch.tensor(one)).all(dim=1).any() for one in observations)
 
 
+def test_an_uncertainty_penalty_is_refused(where: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="fine_tuning.uncertainty_penalty is 0.5; expected 0: .* diwa finetune alone"):
+        make({**where, "settings": ["fine_tuning.uncertainty_penalty=0.5"]})
+
+
 def test_a_classifier_of_another_world_model_is_refused(where: dict[str, Any], tmp_path: Path) -> None:
     other = saved_reward(tmp_path / "other", "ef" * 32)
     with pytest.raises(UserError, match="efefef"):

@@ -23,7 +23,7 @@ DREAMED = {0: 0.4, 10: 0.7, 20: 0.9}
 
 def signals(iteration: int, dreamed: float) -> CheckpointSignals:
     return CheckpointSignals(
-        iteration, 100 * iteration, dreamed, dreamed, dreamed, dreamed, 0.02, dreamed, 1.0, 0.1, 0.05, 0.1, 0.0
+        iteration, 100 * iteration, dreamed, dreamed, dreamed, dreamed, 0.02, 0.02, dreamed, 1.0, 0.1, 0.05, 0.1, 0.0
     )
 
 
@@ -44,9 +44,9 @@ def run_folder(world_model, tmp_path):
     for iteration, speed in SPEEDS.items():
         policy = pusher(speed, fine_tuned_steps=1)
         saved_policy(checkpoint_folder(run, iteration), world_model.hash, policy, origin="dreams", iteration=iteration)
-    replay = ReplaySignals(20, 10, 0.9, 0.05, 0.3, 0.05, 1.0, 0.2, False)
+    replay = ReplaySignals(20, 10, 0.9, 0.05, 0.3, 0.05, 1.0, 0.2, False, False)
     checkpoints = tuple(signals(iteration, dreamed) for iteration, dreamed in DREAMED.items())
-    write_trust(run / "trust.json", Trust(SKILL, 0.05, 256, replay, {}, checkpoints))
+    write_trust(run / "trust.json", Trust(SKILL, 0.05, 46, 256, replay, {}, checkpoints))
     return run
 
 
@@ -76,9 +76,19 @@ def test_regret_is_what_the_choice_has_cost_against_the_best(options, run_folder
     }  # fmt: skip
     assert content["chosen"]["regret"]["value"] == 1.0
     assert content["chosen"]["regret"]["low"] > 0.5
-    assert content["best"]["regret"]["value"] == 0.0
+    assert content["best"]["regret"] is None
     base = content["checkpoints"][0]["truth"]["success"]["value"]
     assert content["best"]["gain"]["value"] == pytest.approx(1.0 - base)
+
+
+def test_nothing_is_compared_with_itself(options):
+    """Dreams chose the one to begin with, which is also the best in truth."""
+    compared = options.compare()
+    base = compared.checkpoints[0]
+    alone = replace(compared, judgement=replace(compared.judgement, iteration=0), checkpoints=(base,))
+    chosen = json.loads(alone.to_json())["chosen"]
+    assert (chosen["iteration"], chosen["gain"], chosen["regret"]) == (0, None, None)
+    assert "in truth, is the pre-trained policy itself; is the best itself\n" in alone.to_text()
 
 
 def test_of_equally_good_ones_the_earliest_is_the_best(options, run_folder, world_model):
@@ -138,8 +148,8 @@ def test_a_folder_that_is_no_run_is_refused(options, tmp_path):
 
 
 def test_a_run_without_a_checkpoint_is_refused(options, run_folder):
-    replay = ReplaySignals(20, 10, 0.9, 0.05, 0.3, 0.05, 1.0, 0.2, False)
-    write_trust(run_folder / "trust.json", Trust(SKILL, 0.05, 256, replay, {}, ()))
+    replay = ReplaySignals(20, 10, 0.9, 0.05, 0.3, 0.05, 1.0, 0.2, False, False)
+    write_trust(run_folder / "trust.json", Trust(SKILL, 0.05, 46, 256, replay, {}, ()))
     with pytest.raises(UserError, match="has no checkpoint yet"):
         options.compare()
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import av
 import cv2
@@ -17,7 +19,7 @@ from diwa_conventions.errors import UserError
 from diwa_policy.artefacts import PolicyMetadata, load_policy
 from diwa_policy.evaluation.comparison import warning
 from diwa_policy.evaluation.environments import ENVIRONMENTS, Environment, EnvironmentOptions
-from diwa_policy.evaluation.evaluate_policy import EvaluatePolicy
+from diwa_policy.evaluation.evaluate_policy import EvaluatePolicy, command
 from diwa_policy.evaluation.shared_starts import Starts
 from diwa_policy.evaluation.trial_films import Film, contact_sheet
 from diwa_policy.evaluation.wilson import paired_difference, wilson
@@ -94,6 +96,22 @@ def test_the_same_command_gives_the_same_episodes_and_says_itself(options, tmp_p
     assert "--episodes 6 --seeds 2 --films 1" in command and "--env square --workers 1" in command
 
 
+def test_command_can_be_typed_again_as_it_is(options, tmp_path):
+    spaced = replace(options, out=tmp_path / "my results", environment=replace(HERE, env_set=("look=hard", "note=a b")))
+    words = shlex.split(command("diwa evaluate policy", spaced, spaced.environment))
+    assert words[3:5] == [str(path) for path in options.policies]
+    assert words[words.index("--out") + 1] == str(tmp_path / "my results")
+    place = words.index("--env-set")
+    assert words[place + 1 : place + 3] == ["look=hard", "note=a b"]
+
+
+def test_numbers_and_films_lie_beside_the_policy_and_not_in_it(options, folder, monkeypatch):
+    """Its folder is replaced as a whole when the policy is made again."""
+    assert replace(options, out=None).folder == folder / "slow_evaluation"
+    monkeypatch.chdir(folder / "slow")
+    assert replace(options, out=None, policies=(Path("."),)).folder == folder / "slow_evaluation"
+
+
 def test_table_and_notes_are_printed(options, capsys):
     assert options.run() == 0
     shown = capsys.readouterr().out
@@ -152,6 +170,17 @@ def test_ctrl_c_keeps_the_episodes_that_are_done(options, capsys, monkeypatch):
     assert len(rows(options.out / "episodes.csv")) == 5
 
 
+def test_ctrl_c_while_filming_is_told_by_the_exit_code(options, monkeypatch):
+    """By then every number is known."""
+
+    def interrupted(films, folder):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("diwa_policy.evaluation.trial_films.write_films", interrupted)
+    assert options.run() == 130
+    assert not json.loads((options.out / "evaluation.json").read_text())["interrupted"]
+
+
 def test_nothing_is_written_before_the_first_episode_is_done(options):
     assert options.compare([signal.SIGINT]).done == 0
     assert not options.out.exists()
@@ -175,6 +204,8 @@ def test_a_table_of_half_an_evaluation_can_be_shown(options, capsys):
         ({"seeds": 0}, "--seeds is 0"),
         ({"policies": ()}, "no policy is named"),
         ({"environment": EnvironmentOptions("kitchen")}, "unknown environment 'kitchen'"),
+        ({"environment": replace(HERE, env_set=("gravity=2",))}, r"refuses its settings .* change those of --env-set"),
+        ({"environment": replace(HERE, env_set=("task=push-right",))}, "task=push-right: the policy decides that"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_written(options, changes, message):
@@ -184,8 +215,10 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_written(options,
 
 
 def test_a_policy_named_twice_is_refused(options):
-    with pytest.raises(UserError, match="is named twice"):
-        replace(options, policies=options.policies[:1] * 2).compare()
+    slow = options.policies[0]
+    for again in (slow, slow.parent / "fast" / ".." / "slow"):
+        with pytest.raises(UserError, match="is named twice"):
+            replace(options, policies=(slow, again)).compare()
 
 
 def test_policies_of_another_world_model_are_refused(options, folder, tmp_path):

@@ -24,11 +24,14 @@ from policy_samples import (
 from diwa_conventions.errors import UserError
 from diwa_policy.artefacts import load_policy
 from diwa_policy.config import FineTuningConfig
+from diwa_policy.demonstrations import Attempt
 from diwa_policy.finetune import loop
+from diwa_policy.finetune import run as finetune_run
 from diwa_policy.finetune.loop import iterations
 from diwa_policy.finetune.run import Outcome, fine_tune
 from diwa_policy.finetune.signals import read_trust
 from diwa_policy.finetune.stage import FineTune, summary
+from diwa_policy.finetune.starts import find_starts
 from diwa_worldmodel.training.checkpoint import NotWrittenError, load_newest
 from diwa_worldmodel.training.loop import Report
 from diwa_worldmodel.training.metrics import read_metrics
@@ -384,7 +387,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_the_checkpoint_before_is_kept
     with pytest.raises(UserError, match=words):
         run(options)
     kept = load_newest(options.out / "checkpoints", pytest.fail)
-    assert kept.step == 2 and all(tensor.isfinite().all() for tensor in kept.tensors.values())
+    assert kept.step == 2
+    assert all(tensor.isfinite().all() for name, tensor in kept.tensors.items() if name.startswith("ppo/"))
     monkeypatch.undo()
     run(options)
     assert_same_run(options.out, uninterrupted)
@@ -410,3 +414,23 @@ def test_full_disk_costs_a_warning_and_at_the_end_an_error_that_says_what_to_do(
     ):
         run(replace(options, checkpoint_minutes=0.0), recorder)
     assert len(recorder.warnings) == ITERATIONS and "tries again" in recorder.warnings[0]
+
+
+def test_checks_begin_at_attempts_that_training_does_not_begin_at(options, monkeypatch):
+    begun = list[list[Attempt]]()
+
+    def noted(attempts, warmup_steps):
+        begun.append(attempts)
+        return find_starts(attempts, warmup_steps)
+
+    monkeypatch.setattr(finetune_run, "find_starts", noted)
+    run(options)
+    checked, learned = ({id(one) for one in attempts} for attempts in begun)
+    assert checked and learned and not checked & learned
+    assert read_trust(options.out / "trust.json").starts == len(checked)
+
+
+def test_another_preset_than_the_policys_is_told(options):
+    recorder = Recorder()
+    run(replace(options, preset="paper", set=("fine_tuning.dreams=8", "fine_tuning.decisions=2")), recorder)
+    assert any("was pre-trained with --preset tiny, and is fine-tuned with paper" in line for line in recorder.warnings)

@@ -124,6 +124,76 @@ def test_next_values_are_of_the_same_dream_also_behind_the_last_decision():
     assert rollout.ended[-1].all() and not rollout.ended[:-1].any() and rollout.valid.all()
 
 
+def test_values_behind_the_last_decision_are_of_its_own_last_latents_unless_success_ended_it():
+    """With a critic that is a linear function: the sum of errors, dream by dream, over what the rollout holds."""
+    config = replace(CONFIG, decisions=4, gamma=0.9, gae_lambda=0.8)
+    rollout = dreamed(tuned_policy(config=config), config, Lane(ends=lambda chunks: chunks[:, 0] > 0.5))
+    assert rollout.terminated[-1].any() and not rollout.terminated[-1].all()
+    ppo = PPO(tuned_policy(config=config), config, seeded())
+    ppo.critic = nn.Linear(LATENT, 1)
+    ppo.scale.see(rollout.reward, rollout.valid)
+    values, found = ppo.values_and_advantages(rollout)
+
+    weight, bias = ppo.critic.weight.detach()[0], float(ppo.critic.bias.detach())
+
+    def value(latents: Tensor) -> float:
+        return float(latents @ weight) + bias
+
+    ends = set()
+    for n in range(rollout.valid.shape[1]):
+        length, expected = int(rollout.valid[:, n].sum()), 0.0
+        ends.add(bool(rollout.terminated[length - 1, n]))
+        for t in reversed(range(length)):
+            behind = 0.0 if rollout.terminated[t, n] else value(rollout.last_latents[t, n])
+            now = value(rollout.latents[t, n])
+            error = float(rollout.reward[t, n]) / ppo.scale.std + 0.9 * behind - now
+            expected = error + 0.9 * 0.8 * expected
+            assert values[t, n].item() == pytest.approx(now, abs=1e-5)
+            assert found[t, n].item() == pytest.approx(expected, abs=1e-4)
+    assert ends == {True, False}
+
+
+def test_nothing_is_dreamed_once_all_dreams_have_ended():
+    config, counts = replace(CONFIG, decisions=6), []
+
+    def rolled(decisions: int) -> Rollout:
+        lane, calls = Lane(ends=lambda chunks: torch.arange(len(chunks)) < 4 * len(calls)), []
+
+        def decide(latents: Tensor, chunks: Tensor) -> Outcome:
+            calls.append(1)
+            return lane(latents, chunks)
+
+        starts = torch.randn(8, LATENT, generator=seeded(1))
+        rollout = roll_out(tuned_policy(), decide, starts, decisions, config, seeded(2))
+        counts.append(len(calls))
+        return rollout
+
+    whole, cut = rolled(6), rolled(2)
+    assert counts == [2, 2]
+    assert whole.valid.tolist() == [[True] * 8, [False] * 4 + [True] * 4]
+    assert whole.ended[-1].all()
+    for name, one, other in zip(Rollout._fields, whole, cut, strict=True):
+        assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dreams_are_drawn_with_one_smallest_deviation_and_judged_with_another(kind):
+    config, policy = replace(CONFIG, sampling_std=0.4, log_prob_std=0.8), tuned_policy(kind)
+    rollout = dreamed(policy, config, dreams=64)
+    for chains in (rollout.chains, rollout.imitated):  # by two networks that are still the same
+        likely, deviations = [], []
+        for number, k in enumerate(range(policy.fine_tuned_steps, 0, -1)):
+            noisy, less_noisy = chains[:, :, number], chains[:, :, number + 1]
+            with torch.no_grad():
+                mean, std = policy.step(policy.tuned, policy.tuned.condition(rollout.latents), noisy, k, 0.0)
+            distribution = torch.distributions.Normal(mean, std.clamp(min=0.8))
+            likely.append(distribution.log_prob(less_noisy).mean(dim=-1))
+            deviations.append(float(((less_noisy - mean) / std.clamp(min=0.4)).std()))
+        assert deviations == pytest.approx([1.0] * policy.fine_tuned_steps, abs=0.05)
+        if chains is rollout.chains:
+            assert torch.allclose(rollout.log_probs, torch.stack(likely, dim=-1), atol=1e-5)
+
+
 def test_reward_scale_is_the_standard_deviation_of_running_discounted_returns():
     reward = torch.randn(5, 4, generator=seeded(), dtype=torch.float64).float()
     valid = torch.ones(5, 4, dtype=torch.bool)
@@ -254,9 +324,16 @@ def test_imitated_chains_are_the_frozen_policys_from_the_same_noise(kind):
     assert theirs > own
 
 
+def zero(critic: nn.Module) -> None:
+    """No value anywhere, and without reward no advantage either."""
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.zero_()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_imitation_has_a_gradient_and_pulls_towards_the_frozen_policy(kind):
-    """Nothing is paid: only the frozen policy can be what makes its own chains likelier (method.md 1)."""
+    """No reward and a critic of zeros leave no advantage: imitation alone moves the actor (method.md 1)."""
     config = replace(CONFIG, bc_coefficient=1.0, epochs=1, batch=1000)
     policy = tuned_policy(kind, config)
     with torch.no_grad():
@@ -264,26 +341,29 @@ def test_imitation_has_a_gradient_and_pulls_towards_the_frozen_policy(kind):
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded(3)))
     rollout = dreamed(policy, config, Lane(pays=lambda chunks: torch.zeros(len(chunks))))
 
-    def likelihood() -> float:
+    def likelihood() -> Tensor:
         latents, chains = rollout.latents.flatten(0, 1), rollout.imitated.flatten(0, 1)
-        return float(chain_log_probs(policy, latents, chains, config.log_prob_std).detach().mean())
+        return chain_log_probs(policy, latents, chains, config.log_prob_std).mean()
 
     before = likelihood()
+    uphill = torch.autograd.grad(before, list(policy.tuned.parameters()))
     ppo = PPO(policy, config, seeded())
-    for _ in range(5):
+    zero(ppo.critic)
+    ppo.update(rollout)
+    size = min(1.0, config.gradient_clip / float(torch.cat([one.flatten() for one in uphill]).norm()))
+    for parameter, direction in zip(policy.tuned.parameters(), uphill, strict=True):
+        assert torch.allclose(parameter.grad, -size * direction, atol=1e-6)
+    for _ in range(4):
         ppo.update(rollout)
     assert likelihood() > before + 1e-3
-    assert any(parameter.grad.abs().max() > 0.0 for parameter in policy.tuned.parameters())
 
 
 def test_without_reward_and_imitation_the_actor_stays():
     config = replace(CONFIG, bc_coefficient=0.0)
     ppo = PPO(tuned_policy(config=config), config, seeded())
     before = weights(ppo.policy)
-    ppo.critic.requires_grad_(False).apply(lambda layer: [one.zero_() for one in layer.parameters()])
-    rollout = dreamed(ppo.policy, config, Lane(pays=lambda chunks: torch.zeros(len(chunks))))
-    ppo.critic.requires_grad_(True)
-    ppo.update(rollout)
+    zero(ppo.critic)
+    ppo.update(dreamed(ppo.policy, config, Lane(pays=lambda chunks: torch.zeros(len(chunks)))))
     assert same(before, weights(ppo.policy))
 
 
@@ -345,8 +425,20 @@ def _widened(mask: Tensor, like: Tensor) -> Tensor:
     return mask.reshape(*mask.shape, *[1] * (like.ndim - mask.ndim))
 
 
+@pytest.mark.parametrize(
+    ("decisions", "sizes"), [(4, [4]), (10, [10]), (11, [6, 5]), (20, [10, 10]), (21, [7, 7, 7]), (31, [8, 8, 8, 7])]
+)
+def test_minibatches_are_of_equal_size_with_no_rest(decisions, sizes):
+    """Of ten decisions at most, of two steps each; each decision is in one."""
+    ppo = PPO(tuned_policy(), replace(CONFIG, batch=20), seeded())
+    parts = ppo._minibatches(decisions)
+    assert [len(rows) for rows in parts] == sizes
+    assert torch.cat(parts).sort().values.tolist() == list(range(decisions))
+    assert decisions == 4 or torch.cat(parts).tolist() != list(range(decisions))
+
+
 def test_a_minibatch_of_one_decision_leaves_numbers():
-    config = replace(CONFIG, batch=6)  # three decisions of two steps each; 16 leave one over
+    config = replace(CONFIG, batch=2)
     ppo = PPO(tuned_policy(config=config), config, seeded())
     ppo.update(dreamed(ppo.policy, config))
     assert all(tensor.isfinite().all() for tensor in ppo.tensors().values())

@@ -138,7 +138,12 @@ def test_the_average_moves_by_its_decay_at_every_update() -> None:
 def test_between_updates_the_average_stays() -> None:
     averaged = history(epochs=6, ema_start_epoch=1, ema_every=3)
     changed = [not torch.equal(before, after) for before, after in zip(averaged, averaged[1:], strict=False)]
-    assert changed == [False, True, False, False, True]  # at the gradient steps 3 and 6
+    assert changed == [True, True, False, False, True]  # from the gradient step 3 on at every third
+
+
+def test_a_training_too_short_for_an_average_returns_the_weights_as_they_are() -> None:
+    plain = history(epochs=3, ema_start_epoch=3)
+    assert torch.equal(history(epochs=3, ema_start_epoch=0, ema_every=10)[-1], plain[-1])
 
 
 # How far from what was demonstrated

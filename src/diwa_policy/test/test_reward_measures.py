@@ -11,7 +11,7 @@ import torch
 from policy_samples import small_classifier, small_config
 from torch import Tensor
 
-from diwa_policy.demonstrations import Attempt
+from diwa_policy.demonstrations import Attempt, split_attempts
 from diwa_policy.reward_measures import (
     Alarms,
     RewardMeasures,
@@ -19,10 +19,12 @@ from diwa_policy.reward_measures import (
     choose_threshold,
     count_alarms,
     detect,
+    fitted,
     frames_to_measure,
     measure,
 )
 from diwa_policy.reward_report import RewardReport, judge, to_html, to_json, to_text, write_report
+from diwa_policy.reward_training import frame_labels
 from diwa_worldmodel.artefact import LoadedWorldModel
 
 CONFIG = small_config({"reward": {"positive_frames": 1, "margin_frames": 1, "dreamed_steps": 2}}).reward
@@ -39,15 +41,12 @@ def attempt(frames: int, success: bool, seed: int = 0) -> Attempt:
         [torch.randn(frames, 16, generator=generator), torch.nn.functional.one_hot(classes, 4).float().flatten(1)], 1
     )
     zeros = torch.zeros(frames)
-    return Attempt(
-        latents, torch.rand(frames, 7, generator=generator), zeros, zeros, torch.arange(frames), success, True
-    )
+    return Attempt(latents, torch.rand(frames, 7, generator=generator), zeros, zeros, torch.arange(frames), success)
 
 
 def measured(world_model: LoadedWorldModel, successes: int = 6, failures: int = 2) -> RewardMeasures:
     held_out = [attempt(8, number < successes, number) for number in range(successes + failures)]
-    frames = frames_to_measure(held_out, CONFIG, world_model.model.rssm)
-    return measure(small_classifier(), held_out, frames, CONFIG)
+    return measure(small_classifier(), held_out, CONFIG, world_model.model.rssm)[1]
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +145,36 @@ def test_the_traces_are_the_successes_seen_least_and_the_failures_most_like_succ
     assert peaks == sorted(peaks, reverse=True)
 
 
+def test_the_classifier_is_fitted_to_all_that_was_held_out(world_model: LoadedWorldModel) -> None:
+    held_out, rssm = [attempt(8, number < 4, number) for number in range(6)], world_model.model.rssm
+    found, measures = measure(small_classifier(), held_out, CONFIG, rssm)
+    expected = fitted(small_classifier(), frames_to_measure(held_out, CONFIG, rssm))
+    assert torch.equal(found.probability(held_out[0].latents), expected.probability(held_out[0].latents))
+    assert float(found.threshold) == float(expected.threshold) == pytest.approx(measures.threshold)
+
+
+@pytest.mark.parametrize("successes", [1, 2, 5])
+def test_each_half_is_measured_as_fitted_to_the_other_unless_there_is_one_success(
+    world_model: LoadedWorldModel, successes: int
+) -> None:
+    held_out, rssm = [attempt(8, number < successes, number) for number in range(successes + 4)], world_model.model.rssm
+    _, measures = measure(small_classifier(), held_out, CONFIG, rssm)
+    one, other = split_attempts(held_out, 0.5, CONFIG.seed)
+    pairs = [(one, other), (other, one)] if successes > 1 else [(held_out, held_out)]
+    taken, positives, alarms = 0, 0, 0
+    for fit, judged in pairs:
+        own = fitted(small_classifier(), frames_to_measure(fit, CONFIG, rssm))
+        for tried in judged:
+            above, labels = own.probability(tried.latents) > own.threshold, frame_labels(tried, CONFIG)
+            taken += int((above & (labels >= 0)).sum())
+            positives += int((above & (labels == 1)).sum())
+            alarms += not tried.success and bool(above.any())
+    assert measures.seen.recall == pytest.approx(positives / successes)
+    assert measures.seen.precision == pytest.approx(positives / taken)
+    assert (measures.alarms.false_alarms, measures.alarms.failures) == (alarms, 4)
+    assert measures.alarms.successes == measures.seen.positives == successes
+
+
 def test_measuring_twice_gives_the_same(world_model: LoadedWorldModel) -> None:
     assert measured(world_model).to_json() == measured(world_model).to_json()
 
@@ -224,7 +253,27 @@ def test_without_failed_attempts_nobody_knows(flawless: RewardMeasures) -> None:
 
 def test_few_successes_are_called_rough(flawless: RewardMeasures) -> None:
     verdict = next(one for one in judge(replace(flawless, alarms=Alarms(5, 0, 1, 0, 1))) if one.check == "amount")
-    assert verdict.sentence == "only 1 successful attempt held out, all shares are rough: demonstrate more"
+    assert verdict.sentence == (
+        "only 1 successful attempt held out, all shares are rough and flatter, for threshold and calibration were "
+        "chosen on it: demonstrate more"
+    )
+    verdict = next(one for one in judge(replace(flawless, alarms=Alarms(5, 0, 2, 0, 2))) if one.check == "amount")
+    assert verdict.sentence == "only 2 successful attempts held out, all shares are rough: demonstrate more"
+
+
+def test_what_cannot_be_measured_is_a_warning_not_a_pass(flawless: RewardMeasures) -> None:
+    blank = replace(flawless, dreamed=replace(flawless.dreamed, recall=math.nan, false_positives=math.nan))
+    found = {one.check: one for one in judge(blank)}
+    for check in ("dreamed recall", "dreamed false positives"):
+        assert found[check].level == "warn" and found[check].sentence.startswith("cannot be measured")
+    assert "nan" not in to_text(report(blank))
+
+
+@pytest.mark.parametrize(("successes", "words"), [(1, "of a single success, which flatters"), (2, "of the other half")])
+def test_the_page_says_what_threshold_was_measured_with(
+    world_model: LoadedWorldModel, successes: int, words: str
+) -> None:
+    assert words in to_html(report(measured(world_model, successes)))
 
 
 def test_the_text_tells_the_threshold_and_ends_with_the_overall_verdict(flawless: RewardMeasures) -> None:

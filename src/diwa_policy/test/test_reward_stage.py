@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from policy_samples import SKILL, small_demonstrations, small_world_model, small_yaml
 
 from diwa_conventions.errors import UserError
+from diwa_policy import reward_run
 from diwa_policy.artefacts import check_lineage, load_reward
-from diwa_policy.demonstrations import load_demonstrations
+from diwa_policy.demonstrations import Attempt, load_demonstrations, split_attempts
+from diwa_policy.reward import RewardClassifier
+from diwa_policy.reward_measures import frames_to_measure, measure
 from diwa_policy.reward_stage import Reward
+from diwa_policy.reward_training import fit_probabilities, together, train_classifier
 from diwa_worldmodel.artefact import LoadedWorldModel
 
 
@@ -49,6 +56,34 @@ def test_its_threshold_and_measures_are_those_of_the_report(made: Reward) -> Non
     assert "<svg" in (made.out / "report.html").read_text()
 
 
+def test_it_learns_from_some_attempts_and_is_fitted_and_measured_on_the_others(
+    world_model: LoadedWorldModel, demonstrations_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, given = options(world_model, demonstrations_path, tmp_path), {}
+
+    def train(attempts: Sequence[Attempt], *words: Any) -> RewardClassifier:
+        given["learned"], given["trained"] = attempts, train_classifier(attempts, *words)
+        return copy.deepcopy(given["trained"])
+
+    def judge(trained: RewardClassifier, attempts: Sequence[Attempt], *words: Any) -> Any:
+        given["held_out"] = attempts
+        return measure(trained, attempts, *words)
+
+    monkeypatch.setattr(reward_run, "train_classifier", train)
+    monkeypatch.setattr(reward_run, "measure", judge)
+    stage.run()
+    config = stage.resolved().reward
+    tried = load_demonstrations(world_model, demonstrations_path, SKILL).attempts
+    for name, part in zip(("learned", "held_out"), split_attempts(tried, 0.25, config.seed), strict=True):
+        assert len(given[name]) == len(part)
+        assert all(torch.equal(a.latents, b.latents) for a, b in zip(given[name], part, strict=True))
+    expected = given["trained"]
+    before = expected.probability(tried[0].latents)
+    fit_probabilities(expected, together(frames_to_measure(given["held_out"], config, world_model.model.rssm)))
+    found = load_reward(stage.out).classifier.probability(tried[0].latents)
+    assert torch.equal(found, expected.probability(tried[0].latents)) and not torch.allclose(found, before)
+
+
 def test_the_loss_of_every_epoch_is_kept(made: Reward) -> None:
     lines = [json.loads(line) for line in (made.out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
@@ -74,7 +109,8 @@ def test_what_is_printed_ends_with_the_next_command(
     assert any(line[:4] in ("BAD ", "WARN", "ok  ") for line in lines)
     assert lines[-2] == f"report: {made.out / 'report.html'}"
     assert lines[-1] == (
-        f"next: diwa finetune {world_model.folder} {demonstrations_path} --policy POLICY --reward {made.out} --out RUN"
+        f"next: diwa finetune {world_model.folder} {demonstrations_path} --policy POLICY --reward {made.out} --out RUN "
+        "--preset tiny"
     )
 
 

@@ -45,7 +45,7 @@ def attempt(frames: int, success: bool, seed: int = 0) -> Attempt:
     actions = torch.rand(frames, 7, generator=generator) * 2.0 - 1.0
     zeros = torch.zeros(frames)
     latents = torch.cat([deterministic, one_hot], dim=1)
-    return Attempt(latents, actions, zeros, zeros, torch.arange(frames), success, True)
+    return Attempt(latents, actions, zeros, zeros, torch.arange(frames), success)
 
 
 def attempts() -> list[Attempt]:

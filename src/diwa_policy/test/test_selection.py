@@ -15,18 +15,19 @@ from diwa_policy.finetune.selection import LIMITS, Bound, Judgement, TrustLimits
 from diwa_policy.finetune.signals import CheckpointSignals, ReplaySignals, Trust, read_trust, write_trust
 
 REPLAY = ReplaySignals(
-    successes=50, failures=12, recall=0.9, recall_error=0.02, false_success=0.4, false_success_error=0.1,
-    prior_entropy=40.0, entropy_spread=2.0, learned_from=False,
+    successes=50, failures=12, recall=0.9, recall_error=0.02, false_success=0.4, false_success_error=0.05,
+    prior_entropy=40.0, entropy_spread=2.0, learned_from=False, classifier_learned_from=False,
 )  # fmt: skip
 
 
 def signals(iteration: int, returns: float, **other: float) -> CheckpointSignals:
-    """A policy that stays near, with the same success and return for both sets of seeds."""
+    """A policy that stays near, with the same success and return in both sets."""
     success = min(returns / 10.0, 1.0)
     values = {"dreamed_success": success, "other_success": success, "dreamed_return": returns, "other_return": returns}
     one = CheckpointSignals(
-        iteration=iteration, imagined_steps=8192 * iteration, return_error=0.3, confidence=0.9, prior_entropy=40.0,
-        entropy_excess=0.1, translation_distance=0.1, rotation_distance=0.1, gripper_flips=0.01, **values,
+        iteration=iteration, imagined_steps=8192 * iteration, return_error=0.3, gain_error=0.3, confidence=0.9,
+        prior_entropy=40.0, entropy_excess=0.1, translation_distance=0.1, rotation_distance=0.1, gripper_flips=0.01,
+        **values,
     )  # fmt: skip
     return replace(one, **other)
 
@@ -35,7 +36,8 @@ def trust(
     *checkpoints: CheckpointSignals, replay: ReplaySignals = REPLAY, bc: float = 0.05, **measures: float
 ) -> Trust:
     found = checkpoints or (signals(0, 6.0), signals(5, 8.0), signals(10, 9.0))
-    return Trust("open-drawer", bc, 256, replay, {"false_positives": 0.01, "false_alarms": 0.1, **measures}, found)
+    usual = {"false_positives": 0.01, "dreamed_false_positives": 0.02, "false_alarms": 0.1, "held_out_failures": 9}
+    return Trust("open-drawer", bc, 46, 256, replay, {**usual, **measures}, found)
 
 
 def levels(judgement: Judgement) -> dict[str, str]:
@@ -101,10 +103,15 @@ def test_a_gain_with_sound_signals_is_promoted():
             "failures",
             "95% of the dreams along 12 failed",
         ),
-        (trust(replay=replace(REPLAY, false_success=0.74, recall=0.72)), "discrimination", "-2 points more often"),
+        (
+            trust(replay=replace(REPLAY, false_success=0.74, recall=0.72)),
+            "discrimination",
+            r"-2 points .\+- 5. more often .* at least 20 points",
+        ),
         (trust(replay=replace(REPLAY, recall=0.2, false_success=0.0)), "successes", "20% of the dreams along 50"),
         (trust(signals(0, 9.8), signals(5, 12.0)), "room", "already dreams 98% success, nothing is left to learn"),
         (trust(false_positives=0.4), "classifier", "40.0% false positives on held-out frames"),
+        (trust(false_alarms=0.7), "classifier", "in 70% of the 9 held-out failed attempts .wanted: at most 30%"),
         (trust(dreamed_false_positives=0.2), "classifier", "20.0% false positives on held-out dreams of frames"),
         (trust(signals(0, 6.0), signals(5, 6.1)), "gain", r"\+0.00 on the pre-trained"),
         (trust(signals(0, 6.0), signals(5, 9.0, other_return=6.2)), "gain", r"\+0.20 on the pre-trained"),
@@ -115,6 +122,7 @@ def test_a_gain_with_sound_signals_is_promoted():
         "successes",
         "room",
         "classifier",
+        "alarms",
         "classifier in dreams",
         "no gain",
         "gain by luck with the seeds",
@@ -135,6 +143,36 @@ def test_too_few_recorded_failures_are_weak_not_bad():
     assert any("keep those that fail while demonstrating" in reason for reason in judgement.reasons)
 
 
+@pytest.mark.parametrize("error", [0.3, math.nan])
+def test_too_few_attempts_to_tell_them_apart_do_not_refuse(error):
+    alike = replace(REPLAY, recall=0.7, false_success=0.72, recall_error=error)
+    judgement = judge(trust(replay=alike))
+    assert judgement.promoted and levels(judgement)["discrimination"] == "warn"
+    assert not judge(trust(replay=replace(alike, recall_error=0.02))).promoted
+
+
+def test_a_classifier_that_was_not_measured_is_weak_and_few_failures_do_not_refuse():
+    unknown = replace(trust(), classifier={})
+    assert judge(unknown).promoted and levels(judge(unknown))["classifier"] == "warn"
+    few = judge(trust(false_alarms=1.0, held_out_failures=1))
+    assert few.promoted and levels(few)["classifier"] == "warn"
+
+
+@pytest.mark.parametrize(
+    ("learned", "words"),
+    [
+        ((False, False), "12 failed attempts succeed"),
+        ((True, False), "12 failed attempts, which the world model was trained on, succeed"),
+        ((False, True), "12 failed attempts, most of which the classifier was trained on, succeed"),
+        ((True, True), "12 failed attempts, which world model and classifier were trained on, succeed"),
+    ],
+)
+def test_who_was_trained_on_the_replayed_attempts_is_told(learned, words):
+    replay = replace(REPLAY, learned_from=learned[0], classifier_learned_from=learned[1])
+    (found,) = [check.sentence for check in judge(trust(replay=replay)).checks if check.check == "failures"]
+    assert found.endswith(words)
+
+
 def test_without_imitation_weak_signs_refuse():
     weak = replace(REPLAY, false_success=0.8, recall=1.0)
     assert judge(trust(replay=weak)).promoted
@@ -153,7 +191,9 @@ def test_a_refusal_names_what_is_bad_alone_and_the_worst_stands_first():
 def test_lines_for_the_end(tmp_path):
     assert judge(trust()).line(tmp_path).startswith(f"PROMOTED: {tmp_path}, iteration 10")
     refused = judge(trust(false_positives=0.4)).line(tmp_path)
-    assert refused.startswith(f"REFUSED: {tmp_path}, iteration 10") and refused.endswith("on held-out frames")
+    assert refused.startswith(f"REFUSED: {tmp_path}, iteration 10") and refused.endswith(
+        "held-out frames (wanted: at most 2%)"
+    )
 
 
 def test_bounds_work_both_ways_and_nobody_knows_is_weak():
@@ -177,7 +217,8 @@ def runs(draw: st.DrawFn) -> Trust:
     share, number = st.floats(0.0, 1.0), st.floats(-50.0, 50.0)
     values = {
         "returns": number, "dreamed_success": share, "other_success": share, "other_return": number,
-        "return_error": st.floats(0.0, 5.0), "confidence": share, "entropy_excess": number,
+        "return_error": st.floats(0.0, 5.0), "gain_error": st.floats(0.0, 5.0) | st.just(math.nan),
+        "confidence": share, "entropy_excess": number,
         "translation_distance": st.floats(0.0, 2.0), "gripper_flips": share,
     }  # fmt: skip
     found = [
@@ -215,7 +256,7 @@ def test_signals_come_back_from_the_file_and_are_judged_alike(tmp_path):
 def test_another_file_is_refused(tmp_path, content):
     path = tmp_path / "trust.json"
     path.write_text(content)
-    with pytest.raises(UserError, match="is not 'diwa-trust' version 1"):
+    with pytest.raises(UserError, match="is not 'diwa-trust' version 2"):
         read_trust(path)
     with pytest.raises(UserError, match="cannot be read .*; diwa finetune makes it"):
         read_trust(tmp_path / "none.json")

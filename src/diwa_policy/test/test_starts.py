@@ -16,7 +16,7 @@ def attempt(number: int, frames: int = 8, steps_before: int = 0, success: bool =
     at = torch.arange(frames)
     latents = torch.stack([torch.full((frames,), float(number)), at.float()], dim=1)
     nothing = torch.zeros(frames)
-    return Attempt(latents, torch.zeros(frames, 7), nothing, nothing, at + steps_before, success, True)
+    return Attempt(latents, torch.zeros(frames, 7), nothing, nothing, at + steps_before, success)
 
 
 def drawn(share: float, count: int = 2000, **kwargs) -> torch.Tensor:
@@ -50,9 +50,21 @@ def test_attempts_without_a_later_frame_give_their_first():
     assert starts.draw(5, 0.0, torch.Generator()).tolist() == [[0.0, 0.0]] * 5
 
 
-def test_fixed_starts_go_through_all_first_frames_in_turn():
+def test_fixed_starts_are_as_many_dreams_from_each_first_frame():
     starts = find_starts([attempt(number) for number in range(3)], warmup_steps=0)
-    assert starts.fixed(5)[:, 0].tolist() == [0.0, 1.0, 2.0, 0.0, 1.0]
+    assert starts.fixed(8)[..., 0].tolist() == [[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]]
+
+
+def test_more_first_frames_than_dreams_are_thinned_evenly():
+    starts = find_starts([attempt(number) for number in range(9)], warmup_steps=0)
+    assert starts.fixed(3)[..., 0].tolist() == [[0.0, 4.0, 8.0]]
+
+
+def test_halves_have_no_first_frame_in_common_and_of_one_there_is_no_half():
+    starts = find_starts([attempt(number) for number in range(5)], warmup_steps=0)
+    assert [half.first[:, 0].tolist() for half in starts.halves()] == [[0.0, 2.0, 4.0], [1.0, 3.0]]
+    single = find_starts([attempt(0)], warmup_steps=0)
+    assert single.halves() == (single, single)
 
 
 def test_no_warm_frame_at_all_is_refused():

@@ -267,10 +267,27 @@ def test_the_environment_has_the_world_models_image_size_and_action_scale(world_
     assert (made.size, made.scale) == (16, ActionScale())
 
 
-def test_settings_that_the_environment_does_not_know_are_refused(world_model):
-    world = EnvironmentOptions(env_set=("lok=hard",)).world(world_model, "open-drawer")
-    with pytest.raises(UserError, match="unknown playroom setting 'lok'"):
-        TrialRoom(world)
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("lok=hard", "unknown playroom setting 'lok'"),
+        ("max_episode_steps=0", "max_episode_steps is 0; expected at least 1"),
+        ("config=mine", r"Playroom-v0 refuses its settings \(.*; change those of --env-set"),
+        ("task=open-drawer", "--env-set task=open-drawer: the policy decides that; leave it out"),
+        ("image_size_px=32", "--env-set image_size_px=32: the world model decides that"),
+        ("scale=2", "--env-set scale=2: the world model decides that"),
+        ("render_mode=human", "--env-set render_mode=human: this command decides that"),
+    ],
+)
+def test_settings_that_the_environment_cannot_have_are_refused(world_model, word, message):
+    with pytest.raises(UserError, match=message):
+        EnvironmentOptions(env_set=(word,)).world(world_model, "open-drawer")
+
+
+def test_episodes_can_be_longer_than_the_environments_own(world_model):
+    made = EnvironmentOptions(env_set=("max_episode_steps=200",)).world(world_model, "open-drawer").make()
+    assert made.unwrapped.config.max_episode_steps == 200
+    made.close()
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,14 @@ from diwa_conventions.errors import UserError
 from diwa_policy.demonstrations import Attempt, Demonstrations, load_demonstrations
 from diwa_policy.dream import DreamDiffusionMDP, DreamRules, Outcome, rewards
 from diwa_policy.finetune.draws import Purpose, reseed
-from diwa_policy.finetune.trust import TrustCheck, distance, dream, replay, usual_entropy
+from diwa_policy.finetune.starts import find_starts
+from diwa_policy.finetune.trust import Dreams, LearnedFrom, TrustCheck, distance, dream, replay, usual_entropy
 from diwa_policy.policy import Policy, draw_noise
 from diwa_policy.reward import RewardClassifier
 
 CONFIG = replace(small_config().fine_tuning, trust_dreams=6, replay_draws=3)
 CPU = torch.device("cpu")
+NOBODY = LearnedFrom(False, False)
 
 
 class Slope:
@@ -51,7 +53,7 @@ def rolled(*pushes: float, begin: float = 0.0, steps_before: int = 0, success: b
     actions[:, 0] = torch.tensor([*pushes, 100.0])
     latents[:, 0] = begin + torch.tensor([0.0, *pushes]).cumsum(dim=0)
     nothing = torch.zeros(frames)
-    return Attempt(latents, actions, nothing, nothing, torch.arange(frames) + steps_before, success, True)
+    return Attempt(latents, actions, nothing, nothing, torch.arange(frames) + steps_before, success)
 
 
 # Replay of recorded attempts
@@ -187,8 +189,10 @@ def world_model(tmp_path_factory):
 
 
 def check_of(world_model, demonstrations, classifier: RewardClassifier | None = None, **config) -> TrustCheck:
-    changed = replace(CONFIG, **config)
-    return TrustCheck(world_model, classifier or small_classifier(), demonstrations, small_policy(), changed, CPU)
+    changed, starts = replace(CONFIG, **config), find_starts(demonstrations.attempts, 0)
+    return TrustCheck(
+        world_model, classifier or small_classifier(), demonstrations, starts, small_policy(), changed, CPU, NOBODY
+    )
 
 
 def certain(logit: float) -> RewardClassifier:
@@ -222,7 +226,8 @@ def test_base_is_no_distance_from_itself_and_the_same_policy_has_the_same_signal
     assert first == again
     assert first.translation_distance == first.rotation_distance == first.gripper_flips == 0.0
     assert all(math.isfinite(value) for value in asdict(first).values())
-    assert first.dreamed_return != first.other_return, "the two sets of seeds are two"
+    assert first.dreamed_return != first.other_return, "the two sets are two"
+    assert first.gain_error == 0.0 < first.return_error
 
 
 def test_entropy_excess_is_held_against_the_same_steps_of_demonstrations(world_model, demonstrations):
@@ -240,6 +245,30 @@ def test_another_policy_has_other_signals(world_model, demonstrations):
     found, base = check.see(policy, 5, 640), check.see(small_policy(), 0, 0)
     assert (found.iteration, found.imagined_steps) == (5, 640)
     assert found.translation_distance > 0.0 and found.dreamed_return != base.dreamed_return
+    assert found.gain_error > 0.0
+
+
+def test_dreams_that_begin_alike_count_once_for_the_errors(world_model, demonstrations, monkeypatch):
+    """What a dream returns is which start it had; 40 dreams of 9 starts are no more sure of the mean than 9."""
+    check = check_of(world_model, demonstrations, trust_dreams=40)
+    sets = [[0.0, 1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]
+
+    def returns_of_the_start(policy, mdp, starts, decisions):
+        own = torch.tensor(sets[0] if len(starts) == 40 and torch.equal(starts[0], starts[5]) else sets[1])
+        nothing = torch.zeros(len(starts))
+        return Dreams(nothing > 0, own.repeat(len(starts) // len(own)), nothing, nothing[:, None])
+
+    monkeypatch.setattr("diwa_policy.finetune.trust.dream", returns_of_the_start)
+    found = check.see(small_policy(), 0, 0)
+    assert (found.dreamed_return, found.other_return) == (2.0, 6.5)
+    assert found.return_error == pytest.approx(float(torch.arange(9.0).std()) / math.sqrt(4.5))
+
+
+def test_the_gain_and_its_error_are_of_the_same_starts(world_model, demonstrations):
+    """Starts differ by more than policies do, and that says nothing about the policies."""
+    check, policy = check_of(world_model, demonstrations, trust_dreams=400), small_policy(seed=1)
+    found = check.see(policy, 5, 640)
+    assert found.gain_error < found.return_error
 
 
 def test_checks_leave_policy_and_everybodys_random_numbers_alone(world_model, demonstrations):
@@ -248,6 +277,14 @@ def test_checks_leave_policy_and_everybodys_random_numbers_alone(world_model, de
     check_of(world_model, demonstrations).see(policy, 0, 0)
     assert all(torch.equal(before[name], tensor) for name, tensor in policy.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_who_has_learned_from_the_attempts_is_told(world_model, demonstrations):
+    starts, learned = find_starts(demonstrations.attempts, 0), LearnedFrom(world_model=False, classifier=True)
+    check = TrustCheck(
+        world_model, small_classifier(), demonstrations, starts, small_policy(), CONFIG, CPU, learned
+    )  # fmt: skip
+    assert (check.replay.learned_from, check.replay.classifier_learned_from) == (False, True)
 
 
 def test_uncertainty_is_paid_for_from_what_demonstrations_have_upward(world_model, demonstrations):

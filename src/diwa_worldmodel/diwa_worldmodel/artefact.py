@@ -239,9 +239,10 @@ def _no_folder(path: Path, kind: Kind) -> UserError:
 
 
 def _no_artefact(folder: Path, kind: Kind) -> UserError:
-    below = next((path.parent for path in sorted(folder.glob(f"*/{METADATA}"))), None)
-    if below is not None:
-        return UserError(f"{folder} is not a {kind.what}; did you mean {below}?")
+    below = [path.parent for path in sorted(folder.glob(f"*/{METADATA}"))]
+    if below:
+        own = folder / kind.what.replace(" ", "_")  # a run's outcome; others in its folder are by-products
+        return UserError(f"{folder} is not a {kind.what}; did you mean {own if own in below else below[0]}?")
     pickled = next((path.name for path in sorted(folder.iterdir()) if path.suffix in _PICKLED), None)
     if pickled:
         return UserError(f"{folder} holds {pickled}: {_ONLY_SAFETENSORS}; expected a folder made by: {kind.command}")

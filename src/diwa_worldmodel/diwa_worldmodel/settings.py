@@ -119,6 +119,11 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return both
 
 
+def from_file_and_words(path: Path | None, words: Sequence[str]) -> dict[str, Any]:
+    """What a stage's ``--config`` and ``--set`` say beside its preset; words count more than the file."""
+    return merged(read_yaml(path) if path else {}, from_words(words))
+
+
 def from_words(words: Sequence[str]) -> dict[str, Any]:
     """The table of words such as ``model.kl_scale=1.0``; UserError for a word of another form."""
     table: dict[str, Any] = {}

@@ -202,6 +202,11 @@ class TestRefused:
         saved_model(tmp_path / "world_model")
         assert error_of(tmp_path).endswith(f"did you mean {tmp_path / 'world_model'}?")
 
+    def test_run_folder_means_the_outcome_before_by_products(self, tmp_path: Path) -> None:
+        for name in ("last", "world_model"):
+            saved_model(tmp_path / name)
+        assert error_of(tmp_path).endswith(f"did you mean {tmp_path / 'world_model'}?")
+
     def test_pickle_is_not_even_opened(self, tmp_path: Path) -> None:
         class Trap:
             def __reduce__(self) -> tuple[Any, ...]:

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diwa_conventions.errors import UserError
-from diwa_worldmodel.settings import from_mapping, from_words, merged, read_yaml, setting, to_mapping
+from diwa_worldmodel.settings import (
+    from_file_and_words,
+    from_mapping,
+    from_words,
+    merged,
+    read_yaml,
+    setting,
+    to_mapping,
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,13 @@ def test_words_become_tables() -> None:
 
 def test_the_last_of_two_words_counts() -> None:
     assert from_words(["a.b=1", "a.b=2"]) == {"a": {"b": 2}}
+
+
+def test_words_count_more_than_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("a: {b: 1, c: 2}")
+    assert from_file_and_words(path, ["a.b=3"]) == {"a": {"b": 3, "c": 2}}
+    assert from_file_and_words(None, ["a.b=3"]) == {"a": {"b": 3}}
 
 
 @pytest.mark.parametrize("word", ["steps", "=1", "model..x=1", ".x=1", "x.=1"])

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import stdev
 
 from rich import box
@@ -14,47 +14,26 @@ from rich.table import Table
 from rich.text import Text
 
 from diwa_policy.artefacts import PolicyMetadata
-from diwa_policy.evaluation.shared_starts import INTERVALS, Starts, Tried, rate_words
+from diwa_policy.evaluation.shared_starts import INTERVALS, Evaluated, Starts, Tried, rate_words
 from diwa_worldmodel.dataset.report import percent, printable
 
 FORMAT, VERSION = "diwa-policy-evaluation", 1
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """All that is told of an evaluation; the first policy is the base of differences."""
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Evaluated):
+    """All that is told of policies that were compared; the first one is the base of differences."""
 
-    task: str
-    environment: str
-    world_model: str
-    """Its hash."""
-    starts: Starts
     tried: tuple[Tried, ...]
-    command: str
-    seconds: float
-    interrupted: bool = False
 
     @property
     def done(self) -> int:
         """Episodes of all policies."""
         return sum(len(one.episodes) for one in self.tried)
 
-    @property
-    def wanted(self) -> int:
-        return len(self.tried) * self.starts.sets * self.starts.episodes
-
     def to_json(self) -> str:
         content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "command": self.command,
-            "task": self.task,
-            "environment": self.environment,
-            "world_model": self.world_model,
-            "starts": asdict(self.starts),
-            "interrupted": self.interrupted,
-            "seconds": round(self.seconds, 1),
-            "intervals": INTERVALS,
+            **self.head(FORMAT, VERSION),
             "policies": [one.to_json(self.tried[0], self.starts) for one in self.tried],
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -87,9 +66,7 @@ class Comparison:
     def notes(self) -> list[str]:
         """What must be said beside the numbers."""
         lines = [f"{one.name}: {word}" for one in self.tried if (word := warning(one.loaded.metadata))]
-        if self.interrupted:
-            lines.append(f"interrupted: the numbers are of {self.done} of {self.wanted} episodes")
-        return lines
+        return lines + self.interruption(self.tried)
 
 
 def warning(metadata: PolicyMetadata) -> str:

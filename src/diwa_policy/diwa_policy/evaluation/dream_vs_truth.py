@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diwa_policy.evaluation.shared_starts import INTERVALS, Starts, Tried, plain_rate, rate_words
+from diwa_policy.evaluation.shared_starts import INTERVALS, Evaluated, Tried, plain_rate, rate_words
 from diwa_policy.finetune.selection import Judgement
 from diwa_policy.finetune.signals import CheckpointSignals
 from diwa_worldmodel.dataset.report import percent
@@ -36,22 +36,14 @@ class Checkpoint(NamedTuple):
         return self.signals.success - self.tried.success.value
 
 
-@dataclass(frozen=True)
-class DreamVsTruth:
+@dataclass(frozen=True, kw_only=True)
+class DreamVsTruth(Evaluated):
     """All checkpoints of a run, the first of which is the pre-trained policy; each has been tried."""
 
     run: str
-    task: str
-    environment: str
-    world_model: str
-    """Its hash."""
-    starts: Starts
     judgement: Judgement
     """From the signals alone."""
     checkpoints: tuple[Checkpoint, ...]
-    command: str
-    seconds: float
-    interrupted: bool = False
 
     def named(self) -> Mapping[str, Checkpoint]:
         """Which the run chose and ended with, and which is in truth the best (of equals the earliest)."""
@@ -61,17 +53,8 @@ class DreamVsTruth:
 
     def to_json(self) -> str:
         content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "command": self.command,
+            **self.head(FORMAT, VERSION),
             "run": self.run,
-            "task": self.task,
-            "environment": self.environment,
-            "world_model": self.world_model,
-            "starts": asdict(self.starts),
-            "interrupted": self.interrupted,
-            "seconds": round(self.seconds, 1),
-            "intervals": INTERVALS,
             "promoted": self.judgement.promoted,
             "reasons": list(self.judgement.reasons),
             **{name: self._compared(one) for name, one in self.named().items()},
@@ -84,8 +67,8 @@ class DreamVsTruth:
         return {
             "iteration": one.signals.iteration,
             "success": plain_rate(one.tried.success),
-            "gain": plain_rate(one.tried.against(base.tried)),
-            "regret": plain_rate(best.tried.against(one.tried)),
+            "gain": None if one is base else plain_rate(one.tried.against(base.tried)),
+            "regret": None if one is best else plain_rate(best.tried.against(one.tried)),
         }
 
     def _both(self, one: Checkpoint) -> dict[str, Any]:
@@ -103,11 +86,8 @@ class DreamVsTruth:
             "",
             *(self._sentence(name, one) for name, one in self.named().items() if name != "best"),
             f"{INTERVALS}; {HINDSIGHT}",
+            *self.interruption([one.tried for one in self.checkpoints]),
         ]
-        if self.interrupted:
-            done = sum(len(one.tried.episodes) for one in self.checkpoints)
-            wanted = len(self.checkpoints) * self.starts.sets * self.starts.episodes
-            lines.append(f"interrupted: the numbers are of {done} of {wanted} episodes")
         return "\n".join(lines) + "\n"
 
     def _row(self, one: Checkpoint) -> tuple[str, ...]:
@@ -127,14 +107,16 @@ class DreamVsTruth:
         judged = ""
         if name == "chosen":
             judged = ", promoted" if self.judgement.promoted else ", not promoted"
-        base, best = self.checkpoints[0].tried, self.named()["best"]
-        gain, gain_interval = rate_words(one.tried.against(base), "+")
-        regret, regret_interval = rate_words(best.tried.against(one.tried), "+")
-        return (
-            f"{name} (iteration {one.signals.iteration}{judged}): {percent(one.tried.success.value)} in truth, "
-            f"{gain} ({gain_interval}) points on the pre-trained policy; the best, iteration "
-            f"{best.signals.iteration}, is {regret} ({regret_interval}) from it"
-        )
+        base, best = self.checkpoints[0], self.named()["best"]
+        won, lost = "is the pre-trained policy itself", "is the best itself"
+        if one is not base:
+            gain, interval = rate_words(one.tried.against(base.tried), "+")
+            won = f"{gain} ({interval}) points on the pre-trained policy"
+        if one is not best:
+            regret, interval = rate_words(best.tried.against(one.tried), "+")
+            lost = f"the best, iteration {best.signals.iteration}, is {regret} ({interval}) from it"
+        true = percent(one.tried.success.value)
+        return f"{name} (iteration {one.signals.iteration}{judged}): {true} in truth, {won}; {lost}"
 
     def plot_png(self) -> bytes:
         """Success, dreamed and true, over iterations; below, what else was known without the truth."""

@@ -7,6 +7,8 @@ What is expected of one: actions (7,) in [-1, 1] at 7.5 Hz; reset option ``task`
 
 from __future__ import annotations
 
+import copy
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,12 @@ class Environment:
 
 ENVIRONMENTS = {"playroom": Environment("diwa_sim:diwa_sim/Playroom-v0", TASKS)}
 
+_DECIDED = {
+    "task": "the policy", "image_size_px": "the world model", "images": "the world model", "scale": "the world model",
+    "render_mode": "this command",
+}  # fmt: skip
+"""Settings of environments that are not the user's to choose, and who decides them."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -48,24 +56,34 @@ class World:
 
     def make(self) -> gymnasium.Env[Any, Any]:
         """UserError where the environment is not installed or refuses its settings."""
-        settings = {**self.settings, "render_mode": "rgb_array"}
+        module, _, name = self.environment.rpartition(":")
         try:
-            made = gymnasium.make(self.environment, disable_env_checker=True, **settings)
+            if module:
+                importlib.import_module(module)
+            # As keywords of gymnasium.make some, such as max_episode_steps, would not reach the environment.
+            spec = copy.deepcopy(gymnasium.spec(name))
+            spec.kwargs |= {**self.settings, "render_mode": "rgb_array"}
+            return gymnasium.make(spec, disable_env_checker=True)
+        except UserError:
+            raise
         except (ModuleNotFoundError, gymnasium.error.UnregisteredEnv) as error:
             raise UserError(f"environment {self.environment} is not installed here ({error})") from None
-        return made
+        except (gymnasium.error.Error, ValueError, TypeError) as error:
+            raise UserError(
+                f"environment {self.environment} refuses its settings ({error}); change those of --env-set"
+            ) from None
 
 
 @dataclass(frozen=True)
 class EnvironmentOptions:
-    """Where policies are tried, as the command line says it."""
+    """Where policies are tried."""
 
     env: str = "playroom"
-    """Environment; so far there is only this one."""
+    """Name of the environment; so far there is only playroom."""
     env_set: tuple[str, ...] = ()
-    """What differs from its defaults, e.g. look=hard."""
+    """Settings of the environment that differ from its defaults, e.g. look=hard max_episode_steps=120."""
     workers: int = 0
-    """Processes, each with an environment; 0: one for each core."""
+    """Processes that try policies side by side, each in an environment of its own; 0: one for each core."""
 
     def check(self, task: str) -> None:
         """UserError for an unknown environment or task, or a number out of range."""
@@ -77,8 +95,16 @@ class EnvironmentOptions:
             raise UserError(f"--workers is {self.workers}; expected 0 (one for each core) to 1024")
 
     def world(self, world_model: LoadedWorldModel, task: str, reward: Path | None = None) -> World:
-        """Frames of the size and actions of the scale that the world model knows. UserError as for :meth:`check`."""
+        """Frames of the size and actions of the scale that the world model knows.
+
+        UserError as for :meth:`check`, and for settings that the environment refuses: it is made once, so that this is
+        known before anything is written.
+        """
         self.check(task)
+        asked = from_words(self.env_set)
+        for name in asked:
+            if name in _DECIDED:
+                raise UserError(f"--env-set {name}={asked[name]}: {_DECIDED[name]} decides that; leave it out")
         if world_model.config.model.action_chunk != 1:
             raise UserError(
                 f"{world_model.folder} takes {world_model.config.model.action_chunk} actions a step; policies act on "
@@ -88,5 +114,7 @@ class EnvironmentOptions:
             "image_size_px": world_model.config.model.image_size_px,
             "scale": world_model.metadata.data_set.scale,
         }
-        settings = {**known, **from_words(self.env_set)}
-        return World(world_model.folder, world_model.hash, ENVIRONMENTS[self.env].id, task, settings, reward)
+        settings = {**known, **asked}
+        world = World(world_model.folder, world_model.hash, ENVIRONMENTS[self.env].id, task, settings, reward)
+        world.make().close()
+        return world

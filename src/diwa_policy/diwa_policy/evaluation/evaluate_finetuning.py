@@ -13,13 +13,14 @@ import tyro
 
 from diwa_conventions.errors import UserError
 from diwa_policy.evaluation.environments import EnvironmentOptions
-from diwa_policy.evaluation.evaluate_policy import EPISODES, FOLDER, check_episodes, command
+from diwa_policy.evaluation.evaluate_policy import EPISODES, check_episodes, command
 
 if TYPE_CHECKING:
     from diwa_policy.evaluation.dream_vs_truth import Checkpoint, DreamVsTruth
     from diwa_policy.finetune.signals import Trust
     from diwa_worldmodel.artefact import LoadedWorldModel
 
+FOLDER = "evaluation"
 NUMBERS, TEXT, PLOT = "dream_vs_truth.json", "dream_vs_truth.txt", "dream_vs_truth.png"
 
 
@@ -27,20 +28,20 @@ NUMBERS, TEXT, PLOT = "dream_vs_truth.json", "dream_vs_truth.txt", "dream_vs_tru
 class EvaluateFineTuning:
     """Try every checkpoint of a fine-tuning run in an environment, and show dream and truth side by side.
 
-    What the choice made without the environment has cost against the best checkpoint is told as well. Ctrl-C ends it
-    with the numbers of the episodes that are done.
+    Tells as well how much worse than the best checkpoint the one is that the run chose without the environment. Ctrl-C
+    ends it with the numbers of the episodes that are done.
     """
 
     fine_tuning: Annotated[Path, tyro.conf.Positional]
     """Folder of the run, made by diwa finetune."""
     world_model: Path
-    """World model folder that it dreamed in."""
+    """Folder of the world model that the run dreamed in."""
     episodes: int = 200
-    """In each set, of every checkpoint."""
+    """Episodes of every checkpoint in each set."""
     seeds: int = 1
-    """Sets of episodes: starts and noise of their own."""
+    """Sets of episodes, each with starts and noise of its own."""
     out: Path | None = None
-    """Folder for table, numbers and plot; else evaluation/ in the run's."""
+    """Folder for table, numbers and plot. If not given, evaluation/ in the run's folder."""
     environment: Annotated[EnvironmentOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=EnvironmentOptions)
 
     def run(self) -> int:
@@ -54,7 +55,7 @@ class EvaluateFineTuning:
             return 128 + caught[0]
         print(compared.to_text(), end="")
         print(f"table, numbers and plot: {self.folder}")
-        return 128 + caught[0] if compared.interrupted else 0
+        return 128 + caught[0] if caught else 0
 
     @property
     def folder(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from diwa_policy.evaluation.trial_pool import TrialPool
     from diwa_worldmodel.artefact import LoadedWorldModel
 
-FOLDER = "evaluation"
 NUMBERS, EPISODES = "evaluation.json", "episodes.csv"
 _WIDTH = 160
 """Of the table [characters] where there is no terminal."""
@@ -30,27 +30,28 @@ _POSITIONAL = ("policies", "fine_tuning")
 
 @dataclass(frozen=True)
 class EvaluatePolicy:
-    """Try policies in an environment, all from the same starts; differences are to the first one.
+    """Try policies in an environment, all from the same starts, and compare them with the first one.
 
-    Ctrl-C ends it with the numbers of the episodes that are done.
+    Tells success rates and differences with their 95% intervals, and films some episodes. Ctrl-C ends it with the
+    numbers of the episodes that are done.
     """
 
     policies: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Policy folders; the first one, for instance the pre-trained policy, is what others are compared with."""
     world_model: Path
-    """World model folder that they were made with."""
+    """Folder of the world model that the policies were made with."""
     task: str = ""
-    """Else the policies' own; another one is refused."""
+    """Task to try; policies for another one are refused. If not given, the one that they were made for."""
     episodes: int = 200
-    """In each set."""
+    """Episodes of every policy in each set."""
     seeds: int = 3
-    """Sets of episodes: starts and noise of their own."""
+    """Sets of episodes, each with starts and noise of its own."""
     reward: Path | None = None
-    """A reward classifier that is also looked at: does it see the successes, and them alone?"""
+    """Folder of a reward classifier to check too: does it see success in successful episodes, and in no others?"""
     films: int = 2
-    """Successes and as many failures of every policy, as films."""
+    """So many successes, and so many failures, of every policy are filmed."""
     out: Path | None = None
-    """Folder for numbers and films; else evaluation/ in the first policy's."""
+    """Folder for numbers and films. If not given, POLICY_evaluation beside the first POLICY's folder."""
     environment: Annotated[EnvironmentOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=EnvironmentOptions)
 
     def run(self) -> int:
@@ -71,11 +72,13 @@ class EvaluatePolicy:
         for note in comparison.notes():
             print(note)
         print(f"numbers and films: {self.folder}")
-        return 128 + caught[0] if comparison.interrupted else 0
+        return 128 + caught[0] if caught else 0
 
     @property
     def folder(self) -> Path:
-        return self.out or self.policies[0] / FOLDER
+        """Never in a policy's own folder: that is replaced as a whole when the policy is made again."""
+        first = self.policies[0].resolve()
+        return self.out or first.with_name(f"{first.name}_evaluation")
 
     def compare(self, caught: Sequence[int] = ()) -> Comparison:
         """What :meth:`run` shows, also written; it ends as soon as ``caught`` holds something."""
@@ -115,7 +118,7 @@ class EvaluatePolicy:
         if not self.policies:
             raise UserError("no policy is named; expected at least one folder made by diwa pretrain or diwa finetune")
         for number, path in enumerate(self.policies):
-            if path in self.policies[:number]:
+            if path.resolve() in [other.resolve() for other in self.policies[:number]]:
                 raise UserError(f"{path} is named twice; name each policy once")
         if self.task:
             self.environment.check(self.task)
@@ -165,13 +168,13 @@ def check_episodes(episodes: int, seeds: int) -> None:
 
 def command(prog: str, options: Any, environment: EnvironmentOptions) -> str:
     """What the user could type again: required parts and what differs from the defaults."""
-    words = [prog]
+    words: list[str] = []
     for part in (options, environment):
         for item in fields(part):
             value = getattr(part, item.name)
             if value in (item.default, environment):
                 continue
-            told = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            positional = item.name in _POSITIONAL
-            words.append(told if positional else f"--{item.name.replace('_', '-')} {told}")
-    return " ".join(words)
+            if item.name not in _POSITIONAL:
+                words.append(f"--{item.name.replace('_', '-')}")
+            words += map(str, value) if isinstance(value, tuple) else [str(value)]
+    return f"{prog} {shlex.join(words)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import fmean, median, stdev
 from typing import Any
 
@@ -109,6 +109,40 @@ class Tried:
             "surprise": self.surprise,
             "classifier": {"true_alarms": self.believed(True), "false_alarms": self.believed(False)},
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """What is told of every evaluation, whatever came of it."""
+
+    task: str
+    environment: str
+    world_model: str
+    """Its hash."""
+    starts: Starts
+    command: str
+    seconds: float
+    interrupted: bool
+
+    def head(self, form: str, version: int) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "format": form,
+            "version": version,
+            "command": self.command,
+            "task": self.task,
+            "environment": self.environment,
+            "world_model": self.world_model,
+            "starts": asdict(self.starts),
+            "interrupted": self.interrupted,
+            "seconds": round(self.seconds, 1),
+            "intervals": INTERVALS,
+        }
+
+    def interruption(self, tried: Sequence[Tried]) -> list[str]:
+        """A line that says of how many episodes the numbers are, if not of all."""
+        done, wanted = sum(len(one.episodes) for one in tried), len(tried) * self.starts.sets * self.starts.episodes
+        return [f"interrupted: the numbers are of {done} of {wanted} episodes"] if self.interrupted else []
 
 
 def try_policies(pool: TrialPool, tried: Sequence[Tried], starts: Starts, stop: Callable[[], bool]) -> None:

@@ -16,7 +16,7 @@ class Purpose(IntEnum):
     CHECK = 1
     """Dreams that a policy is judged by, the same for every policy of a run."""
     OTHER_CHECK = 2
-    """The same once more."""
+    """The same once more, from other starts."""
     REPLAY = 3
     """Dreams along recorded actions."""
     DISTANCE = 4

@@ -20,7 +20,7 @@ from diwa_worldmodel.training.metrics import JSON_LINES, read_metrics
 PAGE = "report.html"
 _LEVELS = {"ok": "ok", "warn": "WARN", "bad": "BAD"}
 _COLUMNS = (
-    "iteration", "success", "other seeds", "return", "confidence", "entropy +", "translation", "rotation", "flips",
+    "iteration", "success", "other half", "return", "confidence", "entropy +", "translation", "rotation", "flips",
 )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def to_text(trust: Trust, judgement: Judgement) -> str:
     rows = [_COLUMNS, *table(trust)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
     chosen = str(judgement.iteration)
-    lines = [f"{trust.skill}: what its policies dream from {trust.dreams} recorded starts, without exploring", ""]
+    lines = [f"{trust.skill}: what its policies dream from {trust.starts} held-out starts, without exploring", ""]
     for row in rows:
         mark = "  <- chosen" if row[0] == chosen else ""
         lines.append("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + mark)
@@ -94,7 +94,7 @@ def _dream_charts(trust: Trust) -> list[LineChart]:
 _LEARNING = {
     "reward": ("reward of a decision, exploring", "", 1.0),
     "training_success": ("dreamed success, exploring", "%", 100.0),
-    "explained": ("returns' variance explained by the critic", "%", 100.0),
+    "explained": ("returns' variance explained by the critic, if any", "%", 100.0),
     "ratio_change": ("mean change of a ratio", "%", 100.0),
     "clipped": ("ratios out of range", "%", 100.0),
     "critic_loss": ("critic's loss", "", 1.0),

@@ -13,7 +13,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -23,6 +23,7 @@ from diwa_policy.artefacts import (
     LoadedPolicy,
     LoadedReward,
     PolicyMetadata,
+    as_trained,
     check_lineage,
     check_pretrained,
     load_policy,
@@ -30,7 +31,7 @@ from diwa_policy.artefacts import (
     save_policy,
 )
 from diwa_policy.config import Config, PretrainingConfig, RewardConfig
-from diwa_policy.demonstrations import Demonstrations, load_demonstrations
+from diwa_policy.demonstrations import Attempt, Demonstrations, load_demonstrations, split_attempts
 from diwa_policy.dream import DreamDiffusionMDP
 from diwa_policy.finetune.loop import FineTuningLoop, Observer, Surroundings, checkpoint_folder
 from diwa_policy.finetune.report import write_page
@@ -38,21 +39,19 @@ from diwa_policy.finetune.selection import Judgement, judge
 from diwa_policy.finetune.signals import TRUST, CheckpointSignals, Trust, write_trust
 from diwa_policy.finetune.stage import FineTune
 from diwa_policy.finetune.starts import find_starts
-from diwa_policy.finetune.trust import TrustCheck
+from diwa_policy.finetune.trust import LearnedFrom, TrustCheck
 from diwa_policy.policy import Policy
 from diwa_policy.ppo import PPO
 from diwa_worldmodel.artefact import LoadedWorldModel, check_place, load_world_model
 from diwa_worldmodel.dataset.records import HASH_DIGITS
 from diwa_worldmodel.memory import keep_freed_memory
-from diwa_worldmodel.settings import from_mapping, to_mapping
+from diwa_worldmodel.settings import to_mapping
 from diwa_worldmodel.training.checkpoint import Origin
 from diwa_worldmodel.training.run_folder import RunKind, training_in
 
 CHOSEN, LAST = "policy", "last"
 FINE_TUNING = RunKind("diwa-fine-tuning-run", "fine-tuning run", CHOSEN)
 _KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-Part = TypeVar("Part", PretrainingConfig, RewardConfig)
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,21 @@ class Inputs:
         made_from = {name: own[:HASH_DIGITS] for name, own in hashes.items()}
         config = {"fine_tuning": to_mapping(self.config.fine_tuning), "made_from": made_from}
         return Origin(self.demonstrations.data_set_hash, config)
+
+    def split(self) -> tuple[list[Attempt], list[Attempt]]:
+        """Attempts that training begins at, and those that checks do: what the classifier was held out, if these are
+        the attempts that it learned from. Too few to hold any out are all in both.
+        """
+        own = self.config.reward
+        learned, held_out = split_attempts(self.demonstrations.attempts, own.held_out_share, own.seed)
+        return learned, held_out or learned
+
+    @property
+    def learned_from(self) -> LearnedFrom:
+        data_set = self.demonstrations.data_set_hash
+        return LearnedFrom(
+            data_set in self.world_model.metadata.data_set_hashes, data_set == self.reward.metadata.data_set_hash
+        )
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,11 @@ def fine_tune(options: FineTune, observer: Observer, stop: Callable[[], bool]) -
     if options.device == "cpu":
         keep_freed_memory()
     inputs = load_inputs(options)
+    made_with = inputs.base.metadata.preset
+    if made_with != options.preset:
+        observer.warn(
+            f"{options.policy} was pre-trained with --preset {made_with}, and is fine-tuned with {options.preset}"
+        )
     with training_in(options.out, inputs.origin, FINE_TUNING):
         return _Run(options, inputs, observer, stop).run()
 
@@ -111,8 +130,8 @@ def load_inputs(options: FineTune) -> Inputs:
     whole = replace(
         config,
         policy=base.policy.config,
-        pretraining=_as_trained(PretrainingConfig, "pretraining", base),
-        reward=_as_trained(RewardConfig, "reward", reward),
+        pretraining=as_trained(PretrainingConfig, "pretraining", base),
+        reward=as_trained(RewardConfig, "reward", reward),
     )
     return Inputs(world_model, base, reward, demonstrations, whole)
 
@@ -135,10 +154,6 @@ def _check_policy(base: LoadedPolicy, over: dict[str, Any]) -> None:
             )
 
 
-def _as_trained(kind: type[Part], name: str, artefact: LoadedPolicy | LoadedReward) -> Part:
-    return from_mapping(kind, artefact.config.get(name, {}), f"{name}.")
-
-
 class _Run:
     """What is needed between the checks at the beginning and the outcome."""
 
@@ -147,16 +162,19 @@ class _Run:
         device = _device(options.device)
         config, demonstrations = inputs.config.fine_tuning, inputs.demonstrations
         classifier = inputs.reward.classifier.to(device)
-        learned_from = demonstrations.data_set_hash in inputs.world_model.metadata.data_set_hashes
+        learned, held_out = inputs.split()
+        warmup = inputs.base.policy.config.warmup_steps
+        self.check_starts = find_starts(held_out, warmup)
         self.check = TrustCheck(
-            inputs.world_model.model, classifier, demonstrations, inputs.base.policy, config, device, learned_from
-        )
+            inputs.world_model.model, classifier, demonstrations, self.check_starts, inputs.base.policy, config, device,
+            inputs.learned_from,
+        )  # fmt: skip
         policy = copy.deepcopy(inputs.base.policy).to(device)
         policy.begin_fine_tuning(config.fine_tuned_steps)
         generator = torch.Generator(device)
         kind = _KINDS[config.precision]
         mdp = DreamDiffusionMDP(inputs.world_model.model, classifier, self.check.rules, generator, kind)
-        starts = find_starts(demonstrations.attempts, policy.config.warmup_steps).to(device)
+        starts = find_starts(learned, warmup).to(device)
         around = Surroundings(
             self.folder, inputs.origin, options.checkpoint_minutes, self._save_checked, observer, stop
         )
@@ -178,8 +196,8 @@ class _Run:
     def trust(self) -> Trust:
         config = self.inputs.config.fine_tuning
         return Trust(
-            self.inputs.demonstrations.skill, config.bc_coefficient, config.trust_dreams, self.check.replay,
-            dict(self.inputs.reward.metadata.measures), tuple(self.loop.signals),
+            self.inputs.demonstrations.skill, config.bc_coefficient, len(self.check_starts.first), config.trust_dreams,
+            self.check.replay, dict(self.inputs.reward.metadata.measures), tuple(self.loop.signals),
         )  # fmt: skip
 
     def _finish(self, trust: Trust, judgement: Judgement) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from diwa_conventions.errors import UserError
 
 TRUST = "trust.json"
-FORMAT, VERSION = "diwa-trust", 1
+FORMAT, VERSION = "diwa-trust", 2
 
 Signals = TypeVar("Signals", "CheckpointSignals", "ReplaySignals")
 
@@ -42,32 +42,42 @@ class ReplaySignals:
     """Standard deviation of an attempt's mean from what is usual at its steps [nat]; NaN with fewer than two."""
     learned_from: bool
     """The world model was trained on these very attempts, which flatters it."""
+    classifier_learned_from: bool
+    """The classifier was trained on most of these attempts, which flatters it."""
 
     @property
     def discrimination(self) -> float:
         """How much more often successes than failures are dreamed as success."""
         return self.recall - self.false_success
 
+    @property
+    def discrimination_error(self) -> float:
+        """Its standard error over attempts."""
+        return math.hypot(self.recall_error, self.false_success_error)
+
 
 @dataclass(frozen=True)
 class CheckpointSignals:
-    """What a policy dreams as it would be served: without exploring, from recorded first frames, two sets of seeds.
+    """What a policy dreams as it would be served: without exploring, twice, with other starts and other seeds.
 
-    Starts and random numbers are the same for all policies of a run, and not those of its training.
+    All are first frames of recorded attempts that training does not begin at; they and the random numbers are the same
+    for all policies of a run.
     """
 
     iteration: int
     imagined_steps: int
-    """It has learned from."""
+    """Dreamed before it; those behind a dream's end are not learned from."""
     dreamed_success: float
     """Share of dreams in which the classifier sees a success."""
     other_success: float
-    """The same with the other seeds."""
+    """The same with the other starts and seeds."""
     dreamed_return: float
     """Mean discounted reward of a dream."""
     other_return: float
     return_error: float
-    """Standard error of either return."""
+    """Standard error of either return over starts: dreams that begin alike are not independent."""
+    gain_error: float
+    """Of what ``other_return`` is above the pre-trained policy's, from the differences at each start."""
     confidence: float
     """Mean of a dream's highest probability of success."""
     prior_entropy: float
@@ -101,8 +111,10 @@ class Trust:
 
     skill: str
     bc_coefficient: float
+    starts: int
+    """Recorded frames at which those dreams begin, half of them in each set."""
     dreams: int
-    """Of each set of seeds."""
+    """Of each set, at most."""
     replay: ReplaySignals
     classifier: Mapping[str, float]
     """Measured on held-out attempts when it was trained."""
@@ -132,7 +144,7 @@ def read_trust(path: Path) -> Trust:
         if (content["format"], content["version"]) != (FORMAT, VERSION):
             raise ValueError(f"format {content['format']!r} version {content['version']!r}")
         return Trust(
-            content["skill"], content["bc_coefficient"], content["dreams"],
+            content["skill"], content["bc_coefficient"], content["starts"], content["dreams"],
             _signals(ReplaySignals, content["replay"]), content["classifier"],
             tuple(_signals(CheckpointSignals, one) for one in content["checkpoints"]),
         )  # fmt: skip

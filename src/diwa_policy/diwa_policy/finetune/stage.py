@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,7 +10,7 @@ import tyro
 
 from diwa_conventions.errors import UserError
 from diwa_policy.config import Config, Preset, load_config
-from diwa_worldmodel.settings import from_words, merged, read_yaml
+from diwa_worldmodel.settings import from_file_and_words
 
 if TYPE_CHECKING:
     from diwa_policy.finetune.run import Outcome
@@ -51,8 +50,7 @@ class FineTune:
 
     def over(self) -> dict[str, Any]:
         """What file and words say beside the preset."""
-        from_file: Mapping[str, Any] = read_yaml(self.config) if self.config else {}
-        return merged(from_file, from_words(self.set))
+        return from_file_and_words(self.config, self.set)
 
     def resolved(self) -> Config:
         """Preset, then file, then words."""

@@ -34,9 +34,18 @@ class Starts:
         begins = torch.rand(count, 1, generator=generator, device=device) < first_frame_share
         return torch.where(begins, chosen, other)
 
+    def halves(self) -> tuple[Starts, Starts]:
+        """Every other first frame; of a single one there is no half."""
+        if len(self.first) < 2:
+            return self, self
+        one, other = (Starts(self.first[number::2], self.later) for number in range(2))
+        return one, other
+
     def fixed(self, count: int) -> Tensor:
-        """(count, s): all first frames in turn."""
-        return self.first[torch.arange(count, device=self.first.device) % len(self.first)]
+        """(R, A, s), at most ``count``: R dreams from each of A first frames, spread evenly if they are too many."""
+        frames = min(len(self.first), count)
+        chosen = torch.linspace(0, len(self.first) - 1, frames, device=self.first.device).round().long()
+        return self.first[chosen].expand(count // frames, -1, -1)
 
 
 def find_starts(attempts: Sequence[Attempt], warmup_steps: int) -> Starts:

@@ -1,10 +1,11 @@
 """How far dreams are to be trusted: measured in dreams and on recorded attempts, without the true environment.
 
-    check = TrustCheck(world_model, classifier, demonstrations, base, config, device)
+    check = TrustCheck(world_model, classifier, demonstrations, starts, base, config, device)
     check.replay                                    # the world model, before anything is fine-tuned
     check.see(policy, iteration, imagined_steps)    # a policy
 
-All starts and random numbers are fixed, so that what differs between two policies is the policies' own.
+All starts and random numbers are fixed, so that what differs between two policies is the policies' own. Dreams begin at
+``starts``, which training should not know; replay follows all attempts.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from diwa_policy.demonstrations import Attempt, Demonstrations
 from diwa_policy.dream import DreamDiffusionMDP, DreamRules
 from diwa_policy.finetune.draws import Purpose, reseed
 from diwa_policy.finetune.signals import CheckpointSignals, ReplaySignals
-from diwa_policy.finetune.starts import find_starts
+from diwa_policy.finetune.starts import Starts
 from diwa_policy.policy import Policy, draw_noise
 from diwa_policy.reward import RewardClassifier
 from diwa_worldmodel.world_model import WorldModel
 
 ROTATION_INDEX = 3
 """Components before it are translation, from it to the gripper rotation."""
+_CHECKS = (Purpose.CHECK, Purpose.OTHER_CHECK)
+"""The draws of the two sets of dreams."""
 DISTANCE_LATENTS = 512
 """Latents at which policies are compared, spread evenly over demonstrations."""
 
@@ -131,10 +134,17 @@ def distance(policy: Policy, other: Policy, latents: Tensor, generator: torch.Ge
     )
 
 
+class LearnedFrom(NamedTuple):
+    """Whether they were trained on the attempts that are replayed."""
+
+    world_model: bool
+    classifier: bool
+
+
 class TrustCheck:
     """Measures what a run's policies dream, against the policy ``base`` that it began with.
 
-    ``learned_from``: the world model was trained on these attempts.
+    ``learned_from``: who was trained on the attempts that are replayed, the world model or the classifier.
     """
 
     def __init__(
@@ -142,16 +152,17 @@ class TrustCheck:
         world_model: WorldModel,
         classifier: RewardClassifier,
         demonstrations: Demonstrations,
+        starts: Starts,
         base: Policy,
         config: FineTuningConfig,
         device: torch.device,
-        learned_from: bool = False,
+        learned_from: LearnedFrom,
     ) -> None:
         self._config, self._base = config, copy.deepcopy(base).to(device)
         rules = DreamRules(config.gamma, config.reward)
         self._mdp = DreamDiffusionMDP(world_model, classifier, rules, torch.Generator(device))
         warmup = base.config.warmup_steps
-        self._starts = find_starts(demonstrations.attempts, warmup).fixed(config.trust_dreams).to(device)
+        self._starts = [half.to(device).fixed(config.trust_dreams) for half in starts.halves()]
         ready = torch.cat([one.latents[one.ready(warmup)] for one in demonstrations.successes])
         self._latents = ready[:: max(len(ready) // DISTANCE_LATENTS, 1)].to(device)
         self._reseed(Purpose.REPLAY)
@@ -171,13 +182,15 @@ class TrustCheck:
         )
         """What dreams pay, in training as in these checks."""
         self._mdp.rules = self.rules
+        self._base_returns = self._by_start(self._dream(self._base, 1).returns, 1)
 
     def _reseed(self, purpose: Purpose) -> torch.Generator:
         return reseed(self._mdp.generator, self._config.seed, purpose)
 
     def see(self, policy: Policy, iteration: int, imagined_steps: int) -> CheckpointSignals:
         """Signals of a policy."""
-        first, other = (self._dream(policy, purpose) for purpose in (Purpose.CHECK, Purpose.OTHER_CHECK))
+        first, other = (self._dream(policy, number) for number in (0, 1))
+        returns, other_returns = (self._by_start(one.returns, number) for number, one in enumerate((first, other)))
         prior_entropy = torch.cat([first.prior_entropy, other.prior_entropy])
         away = distance(policy, self._base, self._latents, self._reseed(Purpose.DISTANCE))
         return CheckpointSignals(
@@ -185,9 +198,10 @@ class TrustCheck:
             imagined_steps=imagined_steps,
             dreamed_success=float(first.success.float().mean()),
             other_success=float(other.success.float().mean()),
-            dreamed_return=float(first.returns.mean()),
-            other_return=float(other.returns.mean()),
-            return_error=_mean_and_error(torch.cat([first.returns, other.returns]))[1] * math.sqrt(2.0),
+            dreamed_return=float(returns.mean()),
+            other_return=float(other_returns.mean()),
+            return_error=_mean_and_error(torch.cat([returns, other_returns]))[1] * math.sqrt(2.0),
+            gain_error=_mean_and_error(other_returns - self._base_returns)[1],
             confidence=float(torch.cat([first.confidence, other.confidence]).mean()),
             prior_entropy=float(prior_entropy.nanmean()),
             entropy_excess=float((prior_entropy - _held(self._usual, prior_entropy.shape[1])).nanmean()),
@@ -196,19 +210,25 @@ class TrustCheck:
             gripper_flips=away.gripper_flips,
         )
 
-    def _dream(self, policy: Policy, purpose: Purpose) -> Dreams:
-        self._reseed(purpose)
-        return dream(policy, self._mdp, self._starts, self._config.decisions)
+    def _dream(self, policy: Policy, number: int) -> Dreams:
+        """The first set or the other."""
+        self._reseed(_CHECKS[number])
+        return dream(policy, self._mdp, self._starts[number].flatten(0, 1), self._config.decisions)
+
+    def _by_start(self, values: Tensor, number: int) -> Tensor:
+        """(A,) means over the dreams of a set that begin alike."""
+        return torch.unflatten(values, 0, self._starts[number].shape[:2]).mean(dim=0)
 
 
-def _replay_signals(successes: Replay, failures: Replay, usual: Tensor, learned_from: bool) -> ReplaySignals:
+def _replay_signals(successes: Replay, failures: Replay, usual: Tensor, learned_from: LearnedFrom) -> ReplaySignals:
     own = (successes.prior_entropy - usual).nanmean(dim=1)
     return ReplaySignals(
         len(successes.success), len(failures.success),
         *_mean_and_error(successes.success), *_mean_and_error(failures.success),
         prior_entropy=float(successes.prior_entropy.nanmean()),
         entropy_spread=float(own.std()) if len(own) > 1 else math.nan,
-        learned_from=learned_from,
+        learned_from=learned_from.world_model,
+        classifier_learned_from=learned_from.classifier,
     )  # fmt: skip
 
 

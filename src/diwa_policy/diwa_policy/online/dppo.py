@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 class Dppo:
     """Fine-tune a policy by PPO with the environment in the place of dreams (DPPO, Ren et al. 2024).
 
-    Policy, PPO and observations, latents of the world model's filter, are those of diwa finetune; a success pays 1 and
-    ends the episode. It says how many environment steps a given success rate took; its own evaluations, on held-out
-    starts, do not count. The same command again goes on behind the last iteration.
+    Policy, PPO and observations (latents of the world model's filter) are those of diwa finetune; a success pays 1 and
+    ends the episode. It tells how many environment steps it took to reach a given success rate, not counting those of
+    its own evaluations, which have held-out starts. The same command again goes on behind the last iteration.
     """
 
     world_model: Annotated[Path, tyro.conf.Positional]
-    """World model folder that the policy was made with."""
+    """Folder of the world model that the policy was made with."""
     policy: Path
-    """Made by diwa pretrain."""
+    """Folder of the policy to begin with, made by diwa pretrain."""
     out: Path
     """Folder of this run, new or to go on with."""
     until_success: float = 0.0
-    """Stop at the first evaluation that reaches this share, e.g. 0.8; 0: use all environment steps."""
+    """Stop at the first evaluation with this success rate, e.g. 0.8; 0: use all of online.environment_steps."""
     preset: Preset = "paper"
-    """paper: Table S.5; tiny: for two CPU cores; both without behaviour cloning. The policy stays what it is."""
+    """PPO's settings; paper: Table S.5; tiny: for two CPU cores; both without behaviour cloning."""
     config: Path | None = None
     """YAML file that says what differs from the preset."""
     set: tuple[str, ...] = ()
-    """What differs from both, e.g. online.episodes=32 fine_tuning.actor_learning_rate=1e-4."""
+    """Settings that differ from preset and file, e.g. online.episodes=32 fine_tuning.actor_learning_rate=1e-4."""
     environment: Annotated[EnvironmentOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=EnvironmentOptions)
 
     def resolved(self) -> DppoConfig:

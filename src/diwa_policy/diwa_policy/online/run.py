@@ -21,6 +21,7 @@ import torch
 
 from diwa_policy.artefacts import POLICY, LoadedPolicy, check_lineage, check_pretrained, load_policy, save_policy
 from diwa_policy.config import Config
+from diwa_policy.evaluation.evaluate_policy import EvaluatePolicy, command
 from diwa_policy.evaluation.shared_starts import plain_rate
 from diwa_policy.evaluation.trial_pool import TrialPool
 from diwa_policy.finetune.loop import Observer, checkpoint_folder
@@ -52,14 +53,7 @@ class Outcome:
 
     def summary(self, options: Dppo) -> str:
         """What it took, and the command that comes next."""
-        lines = []
-        if self.evaluations:
-            first, last = self.evaluations[0].success, self.evaluations[-1].success
-            lines.append(
-                f"{options.out}: {100 * first.value:.1f}% -> {100 * last.value:.1f}% success (95%: "
-                f"{100 * last.low:.1f} to {100 * last.high:.1f}) after {self.environment_steps} environment steps; the "
-                f"{len(self.evaluations)} evaluations' own are not counted"
-            )
+        lines = [f"{options.out}: {self._progress()}"] if self.evaluations else []
         if self.matched:
             lines.append(
                 f"{100 * options.until_success:g}% took {self.matched.environment_steps} environment steps: the first "
@@ -68,11 +62,26 @@ class Outcome:
         elif options.until_success and self.end == "finished":
             lines.append(f"{100 * options.until_success:g}% was not reached")
         if self.end == "stopped":
-            lines.append(f"{options.out}: stopped; the same command goes on behind the last iteration")
+            lines.append(
+                f"{options.out}: stopped after {self.environment_steps} environment steps; the same command goes on "
+                "behind the last iteration"
+            )
         else:
-            policy = f"{options.policy} {options.out / LAST}"
-            lines.append(f"next: diwa evaluate policy {policy} --world-model {options.world_model}")
+            policies = options.policy, options.out / LAST
+            following = EvaluatePolicy(policies, options.world_model, environment=options.environment)
+            lines.append(f"next: {command('diwa evaluate policy', following, options.environment)}")
         return "\n".join(lines)
+
+    def _progress(self) -> str:
+        """From the first evaluation to the last, which may lie some environment steps back."""
+        first, last = self.evaluations[0], self.evaluations[-1]
+        rate, count = last.success, len(self.evaluations)
+        before = f"{100 * first.success.value:.1f}% -> " if count > 1 else ""
+        whose = f"those of the {count} evaluations" if count > 1 else "the evaluation's own"
+        return (
+            f"{before}{100 * rate.value:.1f}% success (95%: {100 * rate.low:.1f} to {100 * rate.high:.1f}) after "
+            f"{last.environment_steps} environment steps; {whose} are not counted"
+        )
 
     def to_json(self, until_success: float) -> str:
         evaluations = [{**asdict(one), "success": plain_rate(one.success)} for one in self.evaluations]
