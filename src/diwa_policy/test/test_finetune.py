@@ -230,6 +230,15 @@ def test_variants_run_to_the_end(options, words):
     assert outcome.iteration == 2 and load_policy(options.out / "policy").metadata.iteration in (0, 2)
 
 
+def test_an_untrained_world_model_without_imitation_is_refused(options):
+    """It cannot tell failures from successes, and nothing holds the policy where it was."""
+    outcome = run(replace(options, set=("fine_tuning.bc_coefficient=0",)))
+    assert outcome.judgement is not None and not outcome.judgement.promoted
+    assert "imitation" in outcome.judgement.faults
+    metadata = load_policy(options.out / "policy").metadata
+    assert metadata.promoted is False and any("bc_coefficient is 0" in reason for reason in metadata.reasons)
+
+
 def test_gaussian_policy_is_fine_tuned(options, made, tmp_path):
     saved_policy(tmp_path / "gaussian", made.hash, small_policy("gaussian"))
     assert run(replace(options, policy=tmp_path / "gaussian")).iteration == ITERATIONS

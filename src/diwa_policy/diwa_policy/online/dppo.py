@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from diwa_conventions.errors import UserError
 from diwa_policy.config import Preset
 from diwa_policy.evaluation.environments import EnvironmentOptions
-from diwa_worldmodel.settings import from_words, merged, read_yaml
+from diwa_worldmodel.settings import from_file_and_words
 
 if TYPE_CHECKING:
     from diwa_policy.online.config import DppoConfig
@@ -47,8 +46,7 @@ class Dppo:
         """Preset, then file, then words."""
         from diwa_policy.online.config import load_dppo_config
 
-        from_file: Mapping[str, Any] = read_yaml(self.config) if self.config else {}
-        return load_dppo_config(self.preset, merged(from_file, from_words(self.set)))
+        return load_dppo_config(self.preset, from_file_and_words(self.config, self.set))
 
     def run(self) -> int:
         """0; 130 or 143 when stopped by SIGINT or SIGTERM. UserError or OSError for what the user can mend."""

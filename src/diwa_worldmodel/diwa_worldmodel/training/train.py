@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from diwa_conventions.errors import UserError
 from diwa_worldmodel.config import Preset, WorldModelConfig, load_config
-from diwa_worldmodel.settings import from_words, merged, read_yaml
+from diwa_worldmodel.settings import from_file_and_words
 
 if TYPE_CHECKING:
     from diwa_worldmodel.training.training_run import Outcome
@@ -74,8 +73,7 @@ class Train:
 
     def resolved(self) -> WorldModelConfig:
         """Preset, then file, then words."""
-        from_file: Mapping[str, Any] = read_yaml(self.config) if self.config else {}
-        return load_config(self.preset, merged(from_file, from_words(self.set)))
+        return load_config(self.preset, from_file_and_words(self.config, self.set))
 
     def run(self) -> int:
         """0; 130 or 143 when stopped by SIGINT or SIGTERM. UserError or OSError for what the user can mend."""
