@@ -22,12 +22,13 @@ from machine import machine, markdown_table
 
 HABITS = {
     "open-drawer": (0.0, 0.03, 0.02),
-    "close-drawer": (-0.065, 0.0, 0.0),
-    "turn-on-lightbulb": (0.0, 0.045, 0.023),
+    "close-drawer": (-0.06, 0.0, 0.0),
+    "turn-on-lightbulb": (0.0, 0.04, 0.02),
     "move-slider-left": (0.025, 0.0, 0.04),
 }
 """How far beside the demonstrators aim [m]: what makes policies that imitate them succeed about half the time. Errors
-that differ from one demonstration to the next average out in imitation."""
+that differ from one demonstration to the next average out in imitation. They were chosen by the success of the
+pre-trained policies of seed 0."""
 PLAY_FRAMES, ATTEMPTS, SKILL, NEAR_MISSES = 40_000, 320, 0.2, 0.7
 SCHEDULES = {"mixed": (3000, 800), "play": (1900, 500), "weak": (300, 100)}
 """Steps of the world model, and over how many of the last its learning rate falls."""
@@ -43,7 +44,7 @@ class Benchmark:
     out: Path = Path("runs/fine_tuning")
     tasks: tuple[str, ...] = tuple(HABITS)
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of world model, demonstrations, policy, classifier and fine-tuning; play and attempts are the same for all."""
+    """Of world model, policy, classifier and fine-tuning; all recordings are the same for all."""
     episodes: int = 200
     world_model: Kind = "mixed"
     """mixed: learned from play and 320 attempts at each task, most of them near misses; play: from play alone; weak:
@@ -65,13 +66,13 @@ def diwa(made: Path, *words: object) -> None:
     print(f"  {time.monotonic() - begin_s:.0f} s", flush=True)
 
 
-def demonstrations(out: Path, task: str, seed: int) -> Path:
+def demonstrations(out: Path, task: str) -> Path:
     """Data set of fifty successful demonstrations of a task, and of those that failed meanwhile."""
-    bags, data = out / f"bags/demos_{task}_{seed}", out / f"data/{task}_{seed}"
+    bags, data = out / f"bags/demos_{task}", out / f"data/{task}"
     habit = [str(part) for part in HABITS[task]]
     diwa(
         data, "simulate", "demos", "--task", task, "--successes", 50, "--skill", SKILL, "--aim-offset-m", *habit,
-        "--seed", 100 + seed, "--out", bags,
+        "--seed", 100, "--out", bags,
     )  # fmt: skip
     diwa(data, "import", bags, "--out", data)
     return data
@@ -110,7 +111,7 @@ class Way(NamedTuple):
 
 def prepare(benchmark: Benchmark, task: str, seed: int) -> Way:
     """World model, demonstrations, pre-trained policy and classifier."""
-    model, data = world_model(benchmark, seed), demonstrations(benchmark.out, task, seed)
+    model, data = world_model(benchmark, seed), demonstrations(benchmark.out, task)
     run = benchmark.out / f"{benchmark.world_model}_{task}_{seed}"
     base, reward = run / "base", run / "reward"
     common = [model, data, "--task", task, "--preset", "tiny"]
