@@ -138,6 +138,9 @@ class FineTuningConfig:
     """K': the last denoising steps, which alone change (Table S.5)."""
     critic_mlp: tuple[int, ...] = (256, 256, 256)
     actor_learning_rate: float = setting(1e-5, 0.0, 1.0)
+    actor_average: float = setting(0.0, 0.0, 0.9999)
+    """Checked and kept is a running average of the actor's weights: so much of it stays in an iteration. 0: the actor
+    as it is, as in the paper (what an average is worth: docs/results/fine_tuning.md)."""
     critic_learning_rate: float = setting(1e-3, 0.0, 1.0)
     gradient_clip: float = setting(1.0, 0.0, 1e9)
     """Largest norm of the actor's gradient and of the critic's."""

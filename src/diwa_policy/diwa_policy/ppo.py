@@ -7,6 +7,7 @@ update    clipped surrogate per denoising step, critic, behaviour cloning agains
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from diwa_policy.config import FineTuningConfig
 from diwa_policy.networks import mlp
 from diwa_policy.policy import Policy, draw_noise, log_likelihood
 
+_AVERAGED = "averaged/"
 _SCALE, _MOMENTS = "reward_scale", ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -202,6 +204,8 @@ class PPO:
         self.critic_optimiser = _adam(self.critic, config.critic_learning_rate)
         self._trained = {"actor": (policy.tuned, self.actor_optimiser), "critic": (self.critic, self.critic_optimiser)}
         self.scale = RewardScale(config.gamma)
+        self.averaged = copy.deepcopy(policy)
+        """Acts with the running average of the actor's weights; not trained."""
         self.iteration = 0
         """Updates that were made."""
 
@@ -220,8 +224,15 @@ class PPO:
         parts = [rows for _ in range(config.epochs) for rows in self._minibatches(int(keep.sum()))]
         for rows in parts:
             self._step({name: value[rows] for name, value in data.items()}, result, len(parts))
+        self._average()
         self.iteration += 1
         return result
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        assert self.policy.tuned is not None and self.averaged.tuned is not None
+        for average, weight in zip(self.averaged.tuned.parameters(), self.policy.tuned.parameters(), strict=True):
+            average.lerp_(weight, 1.0 - self.config.actor_average)
 
     @torch.no_grad()
     def values_and_advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
@@ -280,8 +291,10 @@ class PPO:
         return loss, ratio, ((ratio - 1.0).abs() > width).float().mean()
 
     def tensors(self) -> dict[str, Tensor]:
-        """What it takes to go on: fine-tuned network, critic, the optimisers' moments, the reward scale."""
+        """What it takes to go on: actor, its average, critic, the optimisers' moments, the reward scale."""
+        assert self.averaged.tuned is not None
         content = {_SCALE: self.scale.sums}
+        content |= {f"{_AVERAGED}{name}": tensor for name, tensor in self.averaged.tuned.state_dict().items()}
         for part, (module, optimiser) in self._trained.items():
             content |= {f"{part}/weights/{name}": tensor for name, tensor in module.state_dict().items()}
             for name, parameter in module.named_parameters():
@@ -292,7 +305,10 @@ class PPO:
     def restore(self, iteration: int, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what :meth:`tensors` returned after ``iteration`` updates."""
         self.iteration = iteration
+        assert self.averaged.tuned is not None
         self.scale.sums = tensors[_SCALE].clone()
+        names = self.averaged.tuned.state_dict()
+        self.averaged.tuned.load_state_dict({name: tensors[f"{_AVERAGED}{name}"] for name in names})
         for part, (module, optimiser) in self._trained.items():
             module.load_state_dict({name: tensors[f"{part}/weights/{name}"] for name in module.state_dict()})
             for name, parameter in module.named_parameters():

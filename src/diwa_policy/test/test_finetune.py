@@ -162,6 +162,13 @@ def test_policy_of_iteration_zero_acts_as_the_pretrained_one(uninterrupted, made
     assert torch.equal(base, first) and not torch.equal(base, last)
 
 
+def test_the_average_of_the_actor_is_what_is_kept(uninterrupted):
+    kept = load_newest(uninterrupted / "checkpoints", pytest.fail).tensors
+    last = load_policy(uninterrupted / "last").policy.tuned.state_dict()
+    assert all(torch.equal(kept[f"ppo/averaged/{name}"], weight) for name, weight in last.items())
+    assert not all(torch.equal(kept[f"ppo/actor/weights/{name}"], weight) for name, weight in last.items())
+
+
 def test_chosen_policy_carries_the_verdict_that_the_file_tells(uninterrupted):
     verdict = json.loads((uninterrupted / "trust.json").read_text())["verdict"]
     chosen = load_policy(uninterrupted / "policy")

@@ -444,6 +444,21 @@ def test_a_minibatch_of_one_decision_leaves_numbers():
     assert all(tensor.isfinite().all() for tensor in ppo.tensors().values())
 
 
+@pytest.mark.parametrize("kept", [0.0, 0.75])
+def test_the_average_keeps_its_share_in_every_iteration(kept):
+    config = replace(CONFIG, actor_average=kept)
+    ppo = PPO(tuned_policy(config=config), config, seeded())
+    expected = weights(ppo.policy.tuned)
+    for _ in range(3):
+        ppo.update(dreamed(ppo.policy, config))
+        now = weights(ppo.policy.tuned)
+        expected = {name: kept * expected[name] + (1.0 - kept) * now[name] for name in now}
+    found = weights(ppo.averaged.tuned)
+    assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in found)
+    assert same(found, now) == (kept == 0.0)
+    assert same(weights(ppo.averaged.pretrained), weights(ppo.policy.pretrained))
+
+
 # Doing it again
 
 

@@ -144,11 +144,11 @@ class FineTuningLoop:
         """Check what the policy dreams, and keep it to choose from."""
         iteration = self.ppo.iteration
         try:
-            signals = self._check.see(self.policy, iteration, self._imagined)
+            signals = self._check.see(self.ppo.averaged, iteration, self._imagined)
         except UserError as error:
             raise DivergedError(f"after iteration {iteration}: {error}; {self._kept()}") from None
         try:
-            self._around.save_policy(self.policy, signals, checkpoint_folder(self._around.folder, iteration))
+            self._around.save_policy(self.ppo.averaged, signals, checkpoint_folder(self._around.folder, iteration))
         except OSError as error:
             raise UserError(
                 f"the policy of iteration {iteration} could not be written to {self._around.folder} "

@@ -143,11 +143,13 @@ class OnlineTraining:
             return True
         episodes = self.config.online.evaluation_episodes
         jobs = [Job(0, Trial(episode_seed(HELD_OUT_SET, number))) for number in range(episodes)]
-        outcomes = [one.success for _, one in self._pool.run([self.policy], jobs, self._around.stop)]
+        outcomes = [one.success for _, one in self._pool.run([self.ppo.averaged], jobs, self._around.stop)]
         if len(outcomes) < episodes:
             return False
         evaluation = Evaluation(self.ppo.iteration, self.environment_steps, sum(outcomes), episodes)
-        self._around.save_policy(self.policy, evaluation, checkpoint_folder(self._around.folder, self.ppo.iteration))
+        self._around.save_policy(
+            self.ppo.averaged, evaluation, checkpoint_folder(self._around.folder, self.ppo.iteration)
+        )
         self.evaluations.append(evaluation)
         self._save()
         rate = evaluation.success
