@@ -152,8 +152,8 @@ class FineTuningConfig:
     epochs: int = setting(10, 1)
     """Passes over an iteration's data (method.md 10)."""
     batch: int = setting(7500, 1)
-    """Transitions of (decision x fine-tuned step) (method.md 11), about: a pass is cut into equal parts, as many as
-    come nearest to this size. A rest of a few decisions would be a whole step of noise."""
+    """Transitions of (decision x fine-tuned step) (method.md 11), at most: a pass is cut into equal parts. A rest of a
+    few decisions would be a whole step of noise."""
     clip: float = setting(0.01, 0.0, 1.0)
     """Of the ratio, at the last denoising step (method.md 10)."""
     clip_first: float = setting(0.001, 0.0, 1.0)
