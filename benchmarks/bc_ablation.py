@@ -135,7 +135,8 @@ def draw(path: Path, ablation: Ablation, found: dict[Kind, list[Seed]]) -> None:
         axes.grid(axis="y", alpha=0.3)
         axes.set_title(f"{ablation.task}, {MODELS[kind]} world model", fontsize=10)
     figure.axes[0].set_ylabel("success [%]")
-    figure.axes[-1].legend(fontsize=8, loc="lower left")
+    handles, labels = figure.axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=len(labels))
     figure.savefig(path, metadata={"Software": None})
 
 
