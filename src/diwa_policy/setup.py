@@ -15,4 +15,12 @@ setup(
     description="Policies that improve in dreams, and how far to trust them.",
     license="Apache-2.0",
     extras_require={"test": ["pytest", "hypothesis"]},
+    entry_points={
+        "console_scripts": [
+            "policy = diwa_policy.nodes.policy:main",
+            "pretrain = diwa_policy.nodes.pretrain:main",
+            "reward = diwa_policy.nodes.reward:main",
+            "finetune = diwa_policy.nodes.finetune:main",
+        ],
+    },
 )

@@ -16,9 +16,17 @@ from typing import Literal, TypeAlias
 
 from diwa_conventions.errors import UserError, unknown
 from diwa_conventions.tasks import TASKS
-from diwa_conventions.topics import CAMERA_SIZE_PX, NAMESPACE
+from diwa_conventions.topics import (
+    CAMERA_SIZE_PX,
+    CURRENT_POSE,
+    GRIPPER_IMAGE,
+    JOINT_STATES,
+    NAMESPACE,
+    STATIC_IMAGE,
+)
 
 Value: TypeAlias = str | int | float | bool
+Parameter: TypeAlias = Value | tuple[str, ...]
 Kind = Literal["text", "path", "integer", "number", "boolean", "ROS name"]
 OnExit = Literal["shutdown", "ignore"]
 
@@ -82,7 +90,7 @@ class NodeSpec:
     executable: str
     name: str
     namespace: str
-    parameters: Mapping[str, Value] = field(default_factory=dict)
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
     remappings: tuple[tuple[str, str], ...] = ()
     on_exit: OnExit = "shutdown"
     """What follows its end with code 0: everything stops, or nothing happens. A crash always stops all."""
@@ -207,13 +215,13 @@ class _Nodes:
     arguments: Mapping[str, Value]
 
     def spec(
-        self, package: str, executable: str, parameters: Mapping[str, Value], on_exit: OnExit = "shutdown"
+        self, package: str, executable: str, parameters: Mapping[str, Parameter], on_exit: OnExit = "shutdown"
     ) -> NodeSpec:
         namespace = "/" + str(self.arguments["namespace"]).strip("/")
         files = (str(self.arguments["parameters"]),) if self.arguments["parameters"] else ()
         return NodeSpec(package, executable, executable, namespace, parameters, on_exit=on_exit, parameter_files=files)
 
-    def follower(self, package: str, executable: str, parameters: Mapping[str, Value] | None = None) -> NodeSpec:
+    def follower(self, package: str, executable: str, parameters: Mapping[str, Parameter] | None = None) -> NodeSpec:
         """A node that uses the playroom's clock if there is one."""
         return self.spec(package, executable, {"use_sim_time": self.arguments["clock"], **(parameters or {})})
 
@@ -249,6 +257,8 @@ def _check_task(arguments: Mapping[str, Value], needed: bool, by: str) -> None:
     if needed and not arguments["task"]:
         raise UserError(f"{by} needs a task: task:=NAME with NAME one of {', '.join(TASKS)}")
 
+
+_RECORDER_ARGUMENTS = ("bag", "folder", "duration_s", "compression", "split_bytes", "split_s")
 
 _RECORD_ARGUMENTS = (
     _NAMESPACE,
@@ -291,18 +301,76 @@ def record_nodes(arguments: Mapping[str, Value]) -> list[NodeSpec]:
     nodes, operator = _Nodes(arguments), arguments["operator"]
     if operator == "scripted" and arguments["robot"] != "sim":
         raise UserError("operator:=scripted sees the playroom's true state and needs robot:=sim; try operator:=gamepad")
-    names = ("bag", "folder", "duration_s", "compression", "split_bytes", "split_s")
     specs = [nodes.playroom()] if arguments["robot"] == "sim" else []
     if operator == "scripted":
         specs.append(nodes.scripted_operator("demonstration" if arguments["task"] else "play"))
     if operator == "gamepad":
         specs += [nodes.follower("joy", "joy_node"), nodes.follower("diwa_teleop", "gamepad")]
     specs += nodes.gate({"skill": arguments["mark"]})
-    recorder = {name: arguments[name] for name in names} | {"autostart": True}
+    recorder = {name: arguments[name] for name in _RECORDER_ARGUMENTS} | {"autostart": True}
     return [*specs, nodes.follower("diwa_teleop", "recorder", recorder), *nodes.film()]
+
+
+_DEPLOY_ARGUMENTS = (
+    _NAMESPACE,
+    Argument(
+        "robot",
+        "sim",
+        "sim: the playroom; none: arm and cameras are started by others, with the same topics",
+        choices=_ROBOTS,
+    ),
+    Argument("policy", "", "folder of the policy; empty: none until load_policy is called", "path"),
+    Argument("world_model", "", "folder of the world model that the policy was made with", "path"),
+    Argument("reward", "", "folder of the reward classifier; empty: runs end at the time limit alone", "path"),
+    Argument("dry_run", False, "show on shadow_action what the policy would do; it never moves the arm", "boolean"),
+    Argument("stop_on_success", True, "the classifier's success ends a run", "boolean"),
+    Argument(
+        "surprise_factor",
+        1.5,
+        "times the bound at which surprise ends a run; 0: never",
+        "number",
+        minimum=0,
+        maximum=1e3,
+    ),
+    Argument("executed_actions", 0, "of a chunk before the next decision; 0: as trained", "integer", minimum=0),
+    Argument("inference", "auto", "what computes decisions", choices=("auto", "onnx", "torch")),
+    Argument("bag", "", "folder of a bag of all that happens; empty: none", "path"),
+    Argument("task", "", "playroom: task whose starting states are drawn; empty: any", choices=("", *TASKS)),
+    *_SCENE,
+    _CLOCK,
+    _FILM,
+    _PARAMETERS,
+)
+_POLICY_PARAMETERS = (
+    "policy",
+    "world_model",
+    "reward",
+    "dry_run",
+    "stop_on_success",
+    "surprise_factor",
+    "executed_actions",
+    "inference",
+)
+
+
+def deploy_nodes(arguments: Mapping[str, Value]) -> list[NodeSpec]:
+    """Arm and cameras, command guard, policy; on request a recorder of the run."""
+    nodes = _Nodes(arguments)
+    if arguments["policy"] and not arguments["world_model"]:
+        raise UserError("policy:=FOLDER needs the world model that it was made with: world_model:=FOLDER")
+    specs = [nodes.playroom()] if arguments["robot"] == "sim" else []
+    policy = {name: arguments[name] for name in _POLICY_PARAMETERS}
+    specs += [nodes.follower("diwa_robot", "command_guard"), nodes.follower("diwa_policy", "policy", policy)]
+    if arguments["bag"]:
+        # The target comes with the first run; images of the time before are worth having too.
+        begins_with = tuple(topic.name for topic in (STATIC_IMAGE, GRIPPER_IMAGE, CURRENT_POSE, JOINT_STATES))
+        recorder = {"bag": arguments["bag"], "autostart": True, "required_topics": begins_with}
+        specs.append(nodes.follower("diwa_teleop", "recorder", recorder))
+    return [*specs, *nodes.film()]
 
 
 SIM = Graph("sim", "simulated arm and cameras, with a scripted operator on request", _SIM_ARGUMENTS, sim_nodes)
 RECORD = Graph("record", "teleoperated play from cameras and robot into a bag", _RECORD_ARGUMENTS, record_nodes)
+DEPLOY = Graph("deploy", "a policy through the command guard to the arm", _DEPLOY_ARGUMENTS, deploy_nodes)
 
-GRAPHS: Mapping[str, Graph] = {graph.name: graph for graph in (SIM, RECORD)}
+GRAPHS: Mapping[str, Graph] = {graph.name: graph for graph in (SIM, RECORD, DEPLOY)}

@@ -128,6 +128,8 @@ VERBS: Mapping[str, Verb] = {
         partial(_run_verb, "Start a graph of nodes; Ctrl-C stops it.", _GRAPH_VERBS),
     ),
     "record": Verb("record teleoperated play into a bag", partial(_run_stage, "diwa_bringup.record:Record")),
+    "deploy": Verb("start a policy, command guard, arm and cameras", partial(_run_stage, "diwa_bringup.deploy:Deploy")),
+    "run": Verb("let the deployed policy do its skill once", partial(_run_stage, "diwa_bringup.deploy:RunSkill")),
     "keyboard": Verb(
         "move the arm with the keys of this terminal", partial(_run_stage, "diwa_bringup.keyboard:Keyboard")
     ),
@@ -168,6 +170,9 @@ VERBS: Mapping[str, Verb] = {
     ),
     "evaluate": Verb(
         "measure how good a model is", partial(_run_verb, "Measure how good a model is.", _EVALUATE_VERBS)
+    ),
+    "report": Verb(
+        "tell what happened in a run on one HTML page", partial(_run_stage, "diwa_bringup.report.report:Report")
     ),
     "sim": Verb("show the playroom or film it, without ROS", partial(_run_stage, "diwa_sim.show:SimShow")),
     "demo": Verb("run as much of the loop as is built, and film it", partial(_run_stage, "diwa_bringup.demo:Demo")),

@@ -10,7 +10,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from diwa_bringup.graph import GRAPHS, Argument, Graph, NodeSpec, split_words
+from diwa_bringup.graph import GRAPHS, Argument, Graph, NodeSpec, Parameter, split_words
 from diwa_conventions.errors import UserError
 from launch import LaunchContext, LaunchDescription
 
@@ -44,6 +44,10 @@ def refuse_unknown_arguments(context: LaunchContext, graph: Graph) -> None:
         graph.resolve({name: text for name, text in split_words(context.argv).items() if name not in own})
 
 
+def _parameter(value: Parameter) -> Any:
+    return list(value) if isinstance(value, tuple) else ParameterValue(value, value_type=type(value))
+
+
 def _node(spec: NodeSpec) -> Node:
     def after_exit(event: Any, context: LaunchContext) -> list[Shutdown] | None:
         """Same policy as the process manager's: a crash stops everything, and so does the end of most nodes."""
@@ -54,7 +58,7 @@ def _node(spec: NodeSpec) -> Node:
         return [Shutdown(reason=f"{spec.full_name} ended")] if spec.on_exit == "shutdown" else None
 
     # With its type named, a text that looks like a number stays a text.
-    parameters = {name: ParameterValue(value, value_type=type(value)) for name, value in spec.parameters.items()}
+    parameters = {name: _parameter(value) for name, value in spec.parameters.items()}
     return Node(
         package=spec.package,
         executable=spec.executable,

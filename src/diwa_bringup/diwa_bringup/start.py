@@ -33,7 +33,8 @@ def node_command(spec: NodeSpec, folder: Path) -> Command:
         words += ["-r", f"{old}:={new}"]
     if spec.parameters:
         path = folder / f"{spec.full_name.strip('/').replace('/', '.')}.yaml"
-        path.write_text(yaml.safe_dump({spec.full_name: {"ros__parameters": dict(spec.parameters)}}), encoding="utf-8")
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in spec.parameters.items()}
+        path.write_text(yaml.safe_dump({spec.full_name: {"ros__parameters": values}}), encoding="utf-8")
         words += ["--params-file", str(path)]
     for file in spec.parameter_files:
         _check_readable(file)

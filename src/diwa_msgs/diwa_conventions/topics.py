@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diwa_conventions.actions import RECORD_RATE_HZ
+from diwa_conventions.actions import RECORD_RATE_HZ, TRAIN_RATE_HZ
 
 NAMESPACE = "diwa"
 BASE_FRAME = "panda_link0"
@@ -92,6 +92,14 @@ EXECUTED_ACTION = Topic(
 GUARD_STATE = Topic(
     "guard_state", "diwa_msgs/msg/GuardState", True, 5, RECORD_RATE_HZ, "state, reason, target and counts of the guard",
 )
+SHADOW_ACTION = Topic(
+    "shadow_action", "diwa_msgs/msg/DeltaAction", True, 5, TRAIN_RATE_HZ,
+    f"what the policy would ask for in a dry run; nothing obeys it; [-1, 1] in {BASE_FRAME}",
+)
+POLICY_STATUS = Topic(
+    "policy_status", "diwa_msgs/msg/PolicyStatus", True, 5, TRAIN_RATE_HZ,
+    "state, reason, success probability and surprise (nat) of the policy; 1 Hz between runs",
+)
 RECORDER_STATE = Topic(
     "recorder_state", "diwa_msgs/msg/RecorderState", True, 5, 1.0, "state, disk and per-topic counts of the recorder",
 )
@@ -107,8 +115,8 @@ DIAGNOSTICS = Topic(
 
 TOPICS = (
     TARGET_POSE, GRIPPER_COMMAND, CURRENT_POSE, JOINT_STATES, STATIC_IMAGE, STATIC_INFO, GRIPPER_IMAGE, GRIPPER_INFO,
-    SCENE_STATE, OPERATOR_POSE, OPERATOR_JOY, ACTION, EXECUTED_ACTION, GUARD_STATE, RECORDER_STATE, ANNOTATION,
-    TRAINING_PROGRESS, DIAGNOSTICS,
+    SCENE_STATE, OPERATOR_POSE, OPERATOR_JOY, ACTION, EXECUTED_ACTION, GUARD_STATE, SHADOW_ACTION, POLICY_STATUS,
+    RECORDER_STATE, ANNOTATION, TRAINING_PROGRESS, DIAGNOSTICS,
 )
 # fmt: on
 
@@ -119,6 +127,9 @@ ARM_SERVICE, DISARM_SERVICE, RECOVER_SERVICE = "arm", "disarm", "recover"
 START_RECORDING_SERVICE, STOP_RECORDING_SERVICE = "start_recording", "stop_recording"
 ANNOTATE_SERVICE = "annotate"
 """``diwa_msgs/srv/StartRecording``, ``StopRecording`` and ``Annotate`` of the recorder."""
+
+LOAD_POLICY_SERVICE, RUN_SKILL_ACTION = "load_policy", "run_skill"
+"""``diwa_msgs/srv/LoadPolicy`` and ``diwa_msgs/action/RunSkill`` of the policy node."""
 
 TELEOP_SOURCE, POLICY_SOURCE = "teleop", "policy"
 """``DeltaAction.source`` of the two that may move the arm."""

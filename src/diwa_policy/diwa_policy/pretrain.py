@@ -40,6 +40,11 @@ class Pretrain:
         """Preset, then file, then words."""
         return load_config(self.preset, from_file_and_words(self.config, self.set))
 
+    @property
+    def stopped(self) -> str:
+        """What an interruption leaves."""
+        return f"{self.out}: stopped, no policy was saved; the same command begins anew"
+
     def run(self) -> int:
         """0; 130 when stopped by Ctrl-C. UserError or OSError for what the user can mend."""
         from diwa_policy.pretraining_run import SHOWN, PretrainingRun
@@ -49,6 +54,6 @@ class Pretrain:
             with Terminal(SHOWN) as terminal:
                 print(PretrainingRun(self, terminal).run())
         except KeyboardInterrupt:
-            print(f"{self.out}: stopped, no policy was saved; the same command begins anew", file=sys.stderr)
+            print(self.stopped, file=sys.stderr)
             return 130
         return 0

@@ -13,13 +13,13 @@ from diwa_conventions.actions import ACTION_DIM
 from diwa_conventions.errors import UserError
 from diwa_policy.artefacts import POLICY, PolicyMetadata, save_policy
 from diwa_policy.demonstrations import Attempt, imitation_pairs, load_demonstrations, split_attempts
+from diwa_policy.finetune.loop import Observer
 from diwa_policy.policy import Policy
 from diwa_policy.pretrain import Pretrain
 from diwa_policy.pretraining import DRAWS, Epoch, difference, imitation_error, imitation_loss, pretrain
 from diwa_worldmodel.artefact import check_place, load_world_model
 from diwa_worldmodel.training.loop import Report
 from diwa_worldmodel.training.metrics import MetricsLog
-from diwa_worldmodel.training.terminal import Terminal
 
 SHOWN = ("loss", "held_out_loss", "held_out_action_error")
 """Of the metrics, in the terminal."""
@@ -41,9 +41,9 @@ class Pairs(NamedTuple):
 class PretrainingRun:
     """From options to policy."""
 
-    def __init__(self, options: Pretrain, terminal: Terminal) -> None:
+    def __init__(self, options: Pretrain, observer: Observer) -> None:
         """Reads and checks all it needs; encodes what is not encoded yet."""
-        self._options, self._terminal = options, terminal
+        self._options, self._observer = options, observer
         self._config = options.resolved()
         check_place(options.out, POLICY)
         self._world_model = load_world_model(options.world_model)
@@ -73,7 +73,7 @@ class PretrainingRun:
     def run(self) -> str:
         """What to tell the user about the policy, once it is saved."""
         options, learned = self._options, self._learned
-        self._terminal.say(self._describe())
+        self._observer.say(self._describe())
         policy = pretrain(
             self._config.policy, self._config.pretraining, learned.latents, learned.chunks, self._after_epoch
         )
@@ -100,7 +100,7 @@ class PretrainingRun:
         self._newest |= values
         left = epochs / epoch.number - 1.0
         eta_s = left * (time.monotonic() - self._began_s)
-        self._terminal.report(Report(epoch.step, round(epoch.step * (1.0 + left)), eta_s, self._newest))
+        self._observer.report(Report(epoch.step, round(epoch.step * (1.0 + left)), eta_s, self._newest))
 
     def _look(self, policy: Policy) -> dict[str, float]:
         """At the held-out demonstrations, each time with the same draws."""
@@ -118,7 +118,7 @@ class PretrainingRun:
         }
 
     def _write_metrics(self) -> None:
-        log = MetricsLog(self._options.out, 0, self._terminal.warn)
+        log = MetricsLog(self._options.out, 0, self._observer.warn)
         for step, values in self._metrics:
             log.write(step, values)
         log.close()

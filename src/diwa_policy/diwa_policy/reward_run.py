@@ -7,6 +7,7 @@ import time
 from diwa_conventions.errors import UserError
 from diwa_policy.artefacts import REWARD, RewardMetadata, save_reward
 from diwa_policy.demonstrations import load_demonstrations, split_attempts
+from diwa_policy.finetune.loop import Observer
 from diwa_policy.reward_measures import measure
 from diwa_policy.reward_report import RewardReport, write_report
 from diwa_policy.reward_stage import Reward
@@ -15,15 +16,14 @@ from diwa_worldmodel.artefact import check_place, load_world_model
 from diwa_worldmodel.dataset.quality import counted
 from diwa_worldmodel.training.loop import Report
 from diwa_worldmodel.training.metrics import MetricsLog
-from diwa_worldmodel.training.terminal import Terminal
 
 
 class RewardRun:
     """From options to classifier and report."""
 
-    def __init__(self, options: Reward, terminal: Terminal) -> None:
+    def __init__(self, options: Reward, observer: Observer) -> None:
         """Reads and checks all it needs; encodes what is not encoded yet."""
-        self._options, self._terminal = options, terminal
+        self._options, self._observer = options, observer
         self._whole = options.resolved()
         self._config = self._whole.reward
         check_place(options.out, REWARD)
@@ -55,7 +55,7 @@ class RewardRun:
         def report(epoch: int, loss: float) -> None:
             self._losses.append(loss)
             left_s = (self._config.epochs / epoch - 1.0) * (time.monotonic() - began_s)
-            self._terminal.report(Report(epoch, self._config.epochs, left_s, {"loss": loss}))
+            self._observer.report(Report(epoch, self._config.epochs, left_s, {"loss": loss}))
 
         trained = train_classifier(self._learned, self._config, rssm, report)
         seconds = time.monotonic() - began_s
@@ -75,7 +75,7 @@ class RewardRun:
         return made
 
     def _write_metrics(self) -> None:
-        log = MetricsLog(self._options.out, 0, self._terminal.warn)
+        log = MetricsLog(self._options.out, 0, self._observer.warn)
         for number, loss in enumerate(self._losses, start=1):
             log.write(number, {"loss": loss})
         log.close()

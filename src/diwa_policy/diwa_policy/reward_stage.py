@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from diwa_policy.config import Config, Preset, load_config
 from diwa_worldmodel.settings import from_file_and_words
+
+if TYPE_CHECKING:
+    from diwa_policy.reward_report import RewardReport
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,6 @@ class Reward:
 
     def run(self) -> int:
         """0; 1 with ``strict`` and a bad verdict; 130 when stopped by Ctrl-C. UserError for what the user can mend."""
-        from diwa_policy.reward_report import PAGE, to_text
         from diwa_policy.reward_run import RewardRun
         from diwa_worldmodel.training.terminal import Terminal
 
@@ -52,14 +54,29 @@ class Reward:
             with Terminal(("loss",)) as terminal:
                 report = RewardRun(self, terminal).run()
         except KeyboardInterrupt:
-            print(f"{self.out}: stopped, no classifier was saved; the same command begins anew", file=sys.stderr)
+            print(self.stopped, file=sys.stderr)
             return 130
-        print(to_text(report))
-        print(f"report: {self.out / PAGE}")
+        print(self.summary(report))
+        return self.exit_code(report)
+
+    def summary(self, report: RewardReport) -> str:
+        """How good the classifier is, and the command that comes next."""
+        from diwa_policy.reward_report import PAGE, to_text
+
         words = f"{self.world_model} {self.demonstrations} --policy POLICY --reward {self.out} --out RUN"
         preset = "" if self.preset == "paper" else f" --preset {self.preset}"
-        print(f"next: diwa finetune {words}{preset}")
+        return "\n".join([
+            to_text(report), f"report: {self.out / PAGE}", f"next: diwa finetune {words}{preset}"
+        ])  # fmt: skip
+
+    def exit_code(self, report: RewardReport) -> int:
+        """0; 1 with ``strict`` and a bad verdict."""
         return 1 if self.strict and report.overall.level == "bad" else 0
+
+    @property
+    def stopped(self) -> str:
+        """What an interruption leaves."""
+        return f"{self.out}: stopped, no classifier was saved; the same command begins anew"
 
     def command(self) -> str:
         """What the user could type again."""

@@ -4,6 +4,7 @@ RUN/run.json RUN/config.yaml RUN/metrics.jsonl RUN/tensorboard/     as of every 
 RUN/checkpoints/step_000030/           to go on from
 RUN/checkpoints/iteration_0030/        the policy of an iteration whose dreams were checked
 RUN/trust.json RUN/report.html         the signals and what was made of them
+RUN/dream.mp4                          a dream of the policy that was chosen
 RUN/policy/ RUN/last/                  the policy that was chosen, promoted or not; that of the last iteration
 """
 
@@ -33,6 +34,8 @@ from diwa_policy.artefacts import (
 from diwa_policy.config import Config, PretrainingConfig, RewardConfig
 from diwa_policy.demonstrations import Attempt, Demonstrations, load_demonstrations, split_attempts
 from diwa_policy.dream import DreamDiffusionMDP
+from diwa_policy.finetune.draws import Purpose, reseed
+from diwa_policy.finetune.dream_film import DREAM_FILM, write_dream_film
 from diwa_policy.finetune.loop import FineTuningLoop, Observer, Surroundings, checkpoint_folder
 from diwa_policy.finetune.report import write_page
 from diwa_policy.finetune.selection import Judgement, judge
@@ -209,8 +212,18 @@ class _Run:
             if name == CHOSEN:
                 metadata = replace(metadata, promoted=judgement.promoted, reasons=judgement.reasons)
             save_policy(self.folder / name, loaded.policy, metadata, self.inputs.config)
+            if name == CHOSEN:
+                self._film_dream(loaded.policy)
         write_trust(self.folder / TRUST, trust, judgement.to_json())
         write_page(self.folder, trust, judgement)
+
+    def _film_dream(self, policy: Policy) -> None:
+        config, device = self.inputs.config.fine_tuning, _device(self.options.device)
+        generator = reseed(torch.Generator(device), config.seed, Purpose.CHECK)
+        classifier = self.inputs.reward.classifier.to(device)
+        mdp = DreamDiffusionMDP(self.inputs.world_model.model, classifier, self.check.rules, generator)
+        starts, model = self.check_starts.first.to(device), self.inputs.world_model.model
+        write_dream_film(self.folder / DREAM_FILM, model, policy.to(device), mdp, starts, config.decisions)
 
     def _save_checked(self, policy: Policy, signals: CheckpointSignals, folder: Path) -> None:
         save_policy(folder, policy, self._metadata(signals), self.inputs.config)

@@ -63,14 +63,15 @@ class FineTune:
         from diwa_worldmodel.training.stopping import stopping_on_signals
         from diwa_worldmodel.training.terminal import Terminal
 
-        self._check()
+        self.check()
         with Terminal(SHOWN) as terminal:
             with stopping_on_signals() as caught:
                 outcome = fine_tune(self, terminal, lambda: bool(caught))
         print(summary(self, outcome))
         return 128 + caught[0] if outcome.judgement is None else 0
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """UserError for a number out of range."""
         if not 0.0 <= self.checkpoint_minutes < float("inf"):
             raise UserError(f"--checkpoint-minutes is {self.checkpoint_minutes}; expected a number of at least 0")
         if not 0 <= self.threads <= 1024:

@@ -22,14 +22,14 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from diwa_conventions import topics
 from diwa_conventions.errors import UserError
+from diwa_conventions.health import Health
 from diwa_conventions.images import ImageArray, SquareImages
 from diwa_conventions.node_main import run_node
+from diwa_conventions.parameters import declare
 from diwa_conventions.qos import profile
 from diwa_teleop.cameras.conversion import to_rgb
 from diwa_teleop.cameras.intrinsics import Intrinsics
 from diwa_teleop.cameras.pipeline import ImageFormat, ImagePipeline
-from diwa_teleop.nodes.health import Health
-from diwa_teleop.nodes.parameters import declare
 
 KINDS = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
 _LOOK_S = 0.5

@@ -10,8 +10,8 @@ from sensor_msgs.msg import Joy
 
 from diwa_conventions.errors import UserError
 from diwa_conventions.node_main import run_node
+from diwa_conventions.parameters import declare
 from diwa_teleop.nodes.operator_publisher import OperatorPublisher
-from diwa_teleop.nodes.parameters import declare
 from diwa_teleop.operators.gamepad import GamepadConfig, GamepadOperator
 
 _ABOUT: dict[str, tuple[str, tuple[float, float] | None]] = {

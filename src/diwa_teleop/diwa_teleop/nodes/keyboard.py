@@ -8,8 +8,8 @@ from rclpy.node import Node
 
 from diwa_conventions.errors import UserError
 from diwa_conventions.node_main import run_node
+from diwa_conventions.parameters import declare
 from diwa_teleop.nodes.operator_publisher import OperatorPublisher
-from diwa_teleop.nodes.parameters import declare
 from diwa_teleop.operators.keyboard import HELP, KeyboardConfig, KeyboardOperator, Keys
 from diwa_teleop.operators.operator import OperatorSample
 from diwa_teleop.operators.terminal import Terminal

@@ -21,9 +21,9 @@ from rclpy.serialization import serialize_message
 from diwa_conventions import topics
 from diwa_conventions.bags.definitions import connection
 from diwa_conventions.errors import UserError
+from diwa_conventions.health import Health
 from diwa_conventions.node_main import run_node
 from diwa_conventions.qos import message_type, profile
-from diwa_teleop.nodes.health import Health
 from diwa_teleop.nodes.incoming import Incoming, Listener
 from diwa_teleop.nodes.parameter_snapshot import ParameterSnapshot
 from diwa_teleop.nodes.recorder_parameters import declare_parameters

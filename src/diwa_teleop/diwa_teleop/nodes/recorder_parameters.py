@@ -10,7 +10,7 @@ from rclpy.node import Node
 from diwa_conventions import topics
 from diwa_conventions.bags.writer import Compression, Split
 from diwa_conventions.errors import UserError
-from diwa_teleop.nodes.parameters import declare
+from diwa_conventions.parameters import declare
 from diwa_teleop.recording.recording import Options
 
 REQUIRED = (

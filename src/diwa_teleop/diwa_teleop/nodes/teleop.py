@@ -20,11 +20,11 @@ from sensor_msgs.msg import Joy
 from diwa_conventions import topics
 from diwa_conventions.actions import GRIPPER_INDEX, Pose
 from diwa_conventions.errors import UserError
+from diwa_conventions.health import Health
 from diwa_conventions.messages import pose_from_message
 from diwa_conventions.node_main import run_node
+from diwa_conventions.parameters import declare
 from diwa_conventions.qos import profile
-from diwa_teleop.nodes.health import Health
-from diwa_teleop.nodes.parameters import declare
 from diwa_teleop.presses import Presses
 from diwa_teleop.teleoperation import (
     ACTION_S,

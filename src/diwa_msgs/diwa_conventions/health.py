@@ -1,4 +1,4 @@
-"""Diagnostics of one node."""
+"""Diagnostics of one node. Imports ROS; only nodes use it."""
 
 from __future__ import annotations
 

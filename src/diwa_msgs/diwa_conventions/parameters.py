@@ -1,4 +1,4 @@
-"""Parameters with a description and bounds."""
+"""Parameters with a description and bounds. Imports ROS; only nodes use it."""
 
 from __future__ import annotations
 

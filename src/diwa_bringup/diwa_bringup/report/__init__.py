@@ -1,0 +1,1 @@
+"""``diwa report``: one page that tells what happened in a run."""

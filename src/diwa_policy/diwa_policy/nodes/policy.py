@@ -1,0 +1,525 @@
+"""A policy on ROS 2: images and state in, actions for the command guard out. Topics, services, parameters: README.
+
+A thin shell: frames are put together by ``serving.frames``, decided on and watched by ``serving.skill_run``.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+import time
+import traceback
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diwa_msgs.action import RunSkill
+from diwa_msgs.msg import DeltaAction, GuardState, PolicyStatus
+from diwa_msgs.srv import Arm, Disarm, LoadPolicy
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.task import Future
+
+from diwa_conventions import topics
+from diwa_conventions.actions import GRIPPER_INDEX, TRAIN_RATE_HZ
+from diwa_conventions.errors import UserError
+from diwa_conventions.health import Health
+from diwa_conventions.node_main import run_node
+from diwa_conventions.parameters import declare
+from diwa_conventions.qos import message_type, profile
+from diwa_policy.artefacts import load_policy
+from diwa_policy.nodes.policy_inputs import PolicyInputs
+from diwa_policy.nodes.policy_status import tell_seen, tell_served
+from diwa_policy.serving.frames import Frame, FrameAssembler, FrameFault
+from diwa_policy.serving.inference import Inference
+from diwa_policy.serving.served import Served, load_served, rehearse
+from diwa_policy.serving.skill_run import End, RunLimits, Seen, SkillRun
+from diwa_worldmodel.dataset.config import DataSetConfig
+from diwa_worldmodel.latent_filter import THREADS, LatentFilter
+
+SUPERVISION_S = 0.02
+FIRST_FRAME_S = 2.0
+"""How long a run waits for its first frame."""
+GUARD_SILENT_S = 0.5
+HOLD_S = 1.0
+"""So long may the guard hold before the run is over."""
+OLD_S = 0.5
+"""A frame's stamp may be so far from this node's clock."""
+_ANSWER_S = 3.0
+"""Within which the guard has to answer."""
+_LARGEST_SEED = 2**31 - 1
+_QUEUED_S = 0.5
+_HEARD_S = 2.5
+_REMEMBERED = 64
+
+
+@dataclass
+class _Running:
+    """A skill under way."""
+
+    goal: ServerGoalHandle
+    seed: int
+    begun_s: float
+    over: Future
+    armed: bool = False
+    run: SkillRun | None = None
+    """None: the guard has not answered yet."""
+    seen: Seen | None = None
+    frame: Frame | None = None
+    framed_s: float = 0.0
+    """When the newest frame was complete, or the run began to wait for one."""
+    obeyed: bool = False
+    """The guard has reported that it obeys this policy."""
+    held_since_s: float | None = None
+    sent: int = 0
+    latency_s: float = math.nan
+    decision_s: float = math.nan
+    result: RunSkill.Result = field(default_factory=RunSkill.Result)
+
+
+class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
+    """Runs one skill at a time. In a dry run its actions go where nothing obeys them."""
+
+    def __init__(self) -> None:
+        super().__init__("policy")
+        torch.set_num_threads(THREADS)
+        self._declare_parameters()
+        self._served: Served | None = None
+        self._inferences: dict[str, Inference] = {}
+        self._running: _Running | None = None
+        self._last: PolicyStatus | None = None
+        self._state, self._reason = PolicyStatus.EMPTY, "no policy is loaded"
+        self._guard: GuardState | None = None
+        self._guard_s = -math.inf
+        self._told: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
+        """Stamps of own statuses."""
+        self._another_s = -math.inf
+        """When another policy node was heard last."""
+        self._active = False
+        self._resources = ExitStack()
+
+    def _declare_parameters(self) -> None:
+        declare(self, "policy", "", "folder of the policy; empty: none until load_policy is called")
+        declare(self, "world_model", "", "folder of its world model")
+        declare(self, "reward", "", "folder of its reward classifier; empty: none, runs end at the time limit")
+        declare(self, "dry_run", False, "publish on shadow_action what it would do; the arm is not armed")
+        declare(self, "stop_on_success", True, "the classifier's success ends a run")
+        declare(self, "surprise_factor", 1.5, "times the world model's bound at which surprise ends a run", (0.0, 1e3))
+        declare(self, "executed_actions", 0, "of a chunk before the next decision; 0: as trained", (0, 64))
+        declare(self, "stale_s", 0.3, "a run ends when no frame was complete for so long [s]", (0.05, 5.0))
+        declare(self, "inference", "auto", "auto, onnx or torch")
+        declare(self, "device", "auto", "auto, cpu or cuda")
+        declare(self, "autostart", True, "configure and activate without a lifecycle manager")
+
+    def _get(self, name: str) -> Any:
+        return self.get_parameter(name).value
+
+    # Life cycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            self._configure()
+        except UserError as error:
+            self.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        except Exception:  # rclpy would swallow it
+            self.get_logger().error(f"cannot configure, by a fault of this software:\n{traceback.format_exc()}")
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._active = True
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._end_run("the policy node was deactivated")
+        self._active = False
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> int:
+        """End a run, give back topics and services. The exit code."""
+        self._end_run("the policy node was ended")
+        self._active = False
+        self._resources.close()
+        return 0
+
+    def _configure(self) -> None:
+        choices = {"inference": ("auto", "onnx", "torch"), "device": ("auto", "cpu", "cuda")}
+        for name, known in choices.items():
+            if self._get(name) not in known:
+                raise UserError(f"parameter {name} is {self._get(name)!r}; expected one of {', '.join(known)}")
+        if self._get("policy"):
+            self._load(self._get("policy"), self._get("world_model"), self._get("reward"))
+        self._open_topics()
+
+    def _open_topics(self) -> None:
+        out = topics.SHADOW_ACTION if self._get("dry_run") else topics.ACTION
+        self._action_out = self._publisher(out)
+        self._status_out = self._publisher(topics.POLICY_STATUS)
+        self._health = Health(self, "policy")
+        self._inputs = PolicyInputs(self._assembler())
+        for topic, callback in self._inputs.callbacks.items():
+            self._subscribe(topic, callback)
+        self._subscribe(topics.GUARD_STATE, self._on_guard)
+        self._subscribe(topics.POLICY_STATUS, self._on_status)
+        self._arm = self._kept(self.create_client(Arm, topics.ARM_SERVICE), self.destroy_client)
+        self._disarm = self._kept(self.create_client(Disarm, topics.DISARM_SERVICE), self.destroy_client)
+        self._kept(self.create_service(LoadPolicy, topics.LOAD_POLICY_SERVICE, self._on_load), self.destroy_service)
+        server = ActionServer(
+            self, RunSkill, topics.RUN_SKILL_ACTION, self._run_skill, cancel_callback=lambda goal: CancelResponse.ACCEPT
+        )
+        self._resources.callback(server.destroy)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        for period_s, on_time in ((SUPERVISION_S, self._supervise), (1.0, self._report)):
+            self._kept(self.create_timer(period_s, on_time, clock=steady), self.destroy_timer)
+
+    def _assembler(self) -> FrameAssembler:
+        config = self._served.world_model.metadata.data_set if self._served else DataSetConfig()
+        return FrameAssembler(config, needs_command=not self._get("dry_run"))
+
+    def _publisher(self, topic: topics.Topic) -> Any:
+        publisher = self.create_lifecycle_publisher(message_type(topic), topic.name, profile(topic))
+        return self._kept(publisher, self.destroy_publisher)
+
+    def _subscribe(self, topic: topics.Topic, callback: Any) -> None:
+        def take(message: Any) -> None:
+            callback(message)
+            self._advance()
+
+        # This node is held up while it decides or loads; of a state every message counts, not the newest alone.
+        patient = replace(topic, depth=max(topic.depth, round(_QUEUED_S * topic.rate_hz)))
+        subscription = self.create_subscription(message_type(topic), topic.name, take, profile(patient))
+        self._kept(subscription, self.destroy_subscription)
+
+    def _kept(self, made: Any, destroy: Any) -> Any:
+        self._resources.callback(destroy, made)
+        return made
+
+    # Policies
+
+    def _load(self, policy: str, world_model: str, reward: str) -> None:
+        """UserError, and nothing changed, for what is missing or does not belong together."""
+        if not world_model:
+            raise UserError(f"no world model is named for {policy}; set parameter world_model")
+        device = self._get("device")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        elif device == "cuda" and not torch.cuda.is_available():
+            raise UserError("parameter device is 'cuda', but PyTorch sees no GPU here; use auto or cpu")
+        begun_s = time.monotonic()
+        served = load_served(
+            _folder(policy), _folder(world_model), _folder(reward) if reward else None, self._get("inference"), device,
+            self._inferences,
+        )  # fmt: skip
+        rehearse(served)
+        self._served = served
+        self._state, self._reason = PolicyStatus.READY, f"ready for {served.skill}"
+        took_s = time.monotonic() - begun_s
+        self.get_logger().info(f"{policy}: {served.skill}; {served.inference.note}; loaded in {took_s:.1f} s")
+        for line in served.warnings:
+            self.get_logger().warning(line)
+        # What is loaded stays: the collector need not look at it in the middle of a run.
+        gc.collect()
+        gc.freeze()
+
+    def _on_load(self, request: LoadPolicy.Request, response: LoadPolicy.Response) -> LoadPolicy.Response:
+        try:
+            if self._running:
+                raise UserError("a skill is running; cancel it first")
+            world_model, reward = request.world_model, request.reward
+            if self._served:
+                world_model = world_model or str(self._served.world_model.folder)
+            self._load(request.path, world_model, reward or self._same_skill_reward(request.path))
+        except (UserError, OSError) as error:
+            response.success, response.message = False, str(error)
+            return response
+        assert self._served is not None
+        self._inputs.assembler = self._assembler()
+        response.success, response.skill = True, self._served.skill
+        response.message = "; ".join([f"{request.path} is loaded", *self._served.warnings])
+        return response
+
+    def _same_skill_reward(self, policy: str) -> str:
+        """The classifier that is loaded, if it is of the skill of the policy in the folder."""
+        reward = self._served.reward if self._served else None
+        if reward is None or load_policy(_folder(policy)).metadata.skill != reward.metadata.skill:
+            return ""
+        return str(reward.folder)
+
+    # A run
+
+    async def _run_skill(self, goal: ServerGoalHandle) -> RunSkill.Result:
+        """The action's life: arm, run, disarm."""
+        refusal = self._refusal(goal.request)
+        if refusal:
+            self.get_logger().warning(f"{goal.request.skill} does not run: {refusal}")
+            goal.abort()
+            return RunSkill.Result(success=False, reason=refusal, success_probability=math.nan)
+        seed = int(goal.request.seed)
+        if seed < 0:
+            seed = int(np.random.default_rng().integers(_LARGEST_SEED))
+        now_s = time.monotonic()
+        running = self._running = _Running(goal, seed, now_s, Future(), framed_s=now_s)
+        self._state, self._reason = PolicyStatus.RUNNING, f"runs {goal.request.skill}"
+        if self._get("dry_run"):
+            self._begin()
+        else:
+            future = self._arm.call_async(Arm.Request(source=topics.POLICY_SOURCE))
+            future.add_done_callback(lambda done: self._on_armed(running, done))
+        await running.over
+        result = running.result
+        if goal.is_cancel_requested:
+            goal.canceled()
+        elif result.success:
+            goal.succeed()
+        else:
+            goal.abort()
+        return result
+
+    def _refusal(self, request: RunSkill.Goal) -> str:
+        """Why this goal cannot be pursued, or ""."""
+        if not self._active:
+            return "the policy node is not active"
+        if self._running:
+            return f"{self._running.goal.request.skill} is running; cancel it first"
+        if self._served is None:
+            return f"no policy is loaded; call {topics.LOAD_POLICY_SERVICE}"
+        if request.skill != self._served.skill:
+            return f"the loaded policy is for {self._served.skill!r}, not {request.skill!r}; load another policy"
+        if not (math.isfinite(request.time_limit_s) and request.time_limit_s > 0.0):
+            return f"time_limit_s is {request.time_limit_s:g}; expected a number above 0"
+        if self._another:
+            return f"another policy node publishes {self._status_out.topic_name}; stop one of them"
+        if not self._get("dry_run") and not self._arm.service_is_ready():
+            return f"nobody serves {self._arm.srv_name}: is the command guard running?"
+        return ""
+
+    def _on_armed(self, running: _Running, done: Future) -> None:
+        if running is not self._running:
+            return
+        answer = done.result()
+        if answer is None or not answer.success:
+            self._end_run(f"the command guard does not arm: {answer.message if answer else 'no answer'}")
+            return
+        running.armed = True
+        self._begin()
+
+    def _begin(self) -> None:
+        running, served = self._running, self._served
+        assert running is not None and served is not None
+        limits = RunLimits(
+            stop_on_success=self._get("stop_on_success"),
+            surprise_factor=self._get("surprise_factor"),
+            executed_actions=self._get("executed_actions"),
+        )
+        try:
+            latent_filter = LatentFilter(served.world_model.model)
+            running.run = SkillRun(served, latent_filter, limits, running.seed, running.goal.request.time_limit_s)
+        except UserError as error:
+            self._end_run(str(error))
+            return
+        running.framed_s = time.monotonic()
+        self._inputs.assembler.begin()
+        self.get_logger().info(f"runs {served.skill}, seed {running.seed}{self._dry_words}")
+
+    @property
+    def _dry_words(self) -> str:
+        return " (dry run: nothing moves)" if self._get("dry_run") else ""
+
+    def _advance(self) -> None:
+        """After each message: is a frame complete?"""
+        running = self._running
+        if running is None or running.run is None:
+            return
+        try:
+            frame = self._inputs.assembler.frame(time.monotonic())
+            if frame is not None:
+                self._see(running, running.run, frame)
+        except FrameFault as fault:
+            self._end_run(str(fault))
+        except Exception as error:
+            self.get_logger().error(f"a fault of this software:\n{traceback.format_exc()}")
+            self._end_run(f"a fault of this software: {type(error).__name__}: {error}")
+
+    def _see(self, running: _Running, run: SkillRun, frame: Frame) -> None:
+        begun_s = time.perf_counter()
+        seen = run.see(frame)
+        running.frame, running.framed_s, running.seen = frame, time.monotonic(), seen
+        age_s = self.get_clock().now().nanoseconds * 1e-9 - frame.stamp_ns * 1e-9
+        if abs(age_s) > OLD_S:
+            self._end_run(
+                f"the static camera's image is {age_s:.2f} s old by its stamp; do the machines' clocks agree?"
+            )
+            return
+        if seen.decided:
+            running.decision_s = time.perf_counter() - begun_s
+        if seen.action is not None:
+            running.sent += 1
+            self._action_out.publish(self._action_message(seen.action, running.sent))
+            running.latency_s = self.get_clock().now().nanoseconds * 1e-9 - frame.stamp_ns * 1e-9
+        feedback = RunSkill.Feedback(step=seen.step, success_probability=seen.probability)
+        running.goal.publish_feedback(feedback)
+        self._publish_status()
+        if seen.end is not None:
+            self._end_run(seen.reason, success=seen.end is End.SUCCESS)
+
+    def _action_message(self, action: Any, sequence: int) -> DeltaAction:
+        message = DeltaAction(source=topics.POLICY_SOURCE, sequence=sequence, duration_s=1.0 / TRAIN_RATE_HZ)
+        message.header.stamp, message.header.frame_id = self.get_clock().now().to_msg(), topics.BASE_FRAME
+        message.translation, message.rotation = action[:3], action[3:GRIPPER_INDEX]
+        message.gripper = float(action[GRIPPER_INDEX])
+        return message
+
+    def _end_run(self, reason: str, success: bool = False) -> None:
+        running = self._running
+        if running is None:
+            return
+        self._running = None
+        run = running.run
+        running.result = RunSkill.Result(
+            success=success,
+            reason=reason,
+            steps=max(run.step, 0) if run else 0,
+            success_probability=run.best_probability if run else math.nan,
+            seed=running.seed,
+        )
+        if running.armed or not self._get("dry_run"):
+            self._disarm.call_async(Disarm.Request(reason=f"policy: {reason}"))
+        self._state = PolicyStatus.READY if success else PolicyStatus.STOPPED
+        self._reason = reason
+        (self.get_logger().info if success else self.get_logger().warning)(
+            f"{running.goal.request.skill} ended after {running.result.steps} steps: {reason}{self._dry_words}"
+        )
+        self._publish_status(running)
+        running.over.set_result(None)
+
+    # What stops a run beside its frames
+
+    def _on_guard(self, message: GuardState) -> None:
+        self._guard, self._guard_s = message, time.monotonic()
+        running = self._running
+        if running is None or not running.armed:
+            return
+        obeyed = message.armed_source == topics.POLICY_SOURCE
+        if obeyed:
+            running.obeyed = True
+        elif running.obeyed:
+            self._end_run(f"the command guard does not obey any longer: {message.reason}")
+            return
+        holding = obeyed and message.state == GuardState.HOLDING
+        if not holding:
+            running.held_since_s = None
+        elif running.held_since_s is None:
+            running.held_since_s = time.monotonic()
+
+    def _supervise(self) -> None:
+        running = self._running
+        if running is None:
+            return
+        self._advance()
+        reason = self._why_over(running, time.monotonic())
+        if reason and self._running is running:
+            self._end_run(reason)
+
+    def _why_over(self, running: _Running, now_s: float) -> str:
+        if running.goal.is_cancel_requested:
+            return "cancelled"
+        if running.run is None:
+            late = now_s - running.begun_s > _ANSWER_S
+            return f"the command guard has not answered within {_ANSWER_S:g} s" if late else ""
+        if running.armed and now_s - max(self._guard_s, running.begun_s) > GUARD_SILENT_S:
+            return "the command guard is silent"
+        if running.held_since_s is not None and now_s - running.held_since_s > HOLD_S:
+            return f"the command guard holds: {self._guard.reason if self._guard else ''}"
+        limit_s = FIRST_FRAME_S if running.frame is None else self._get("stale_s")
+        if now_s - running.framed_s > limit_s:
+            return f"no frame for {now_s - running.framed_s:.2f} s: {self._what_is_late(now_s)}"
+        return ""
+
+    def _what_is_late(self, now_s: float) -> str:
+        assembler = self._inputs.assembler
+        ages = {"static camera": now_s - assembler.static_arrived_s}
+        ages |= {name: now_s - stream.arrived_s for name, stream in assembler.streams.items()}
+        late = [
+            f"{name} never came" if math.isinf(age) else f"{name} is silent for {age:.2f} s"
+            for name, age in ages.items()
+            if age > self._get("stale_s") / 2.0
+        ]
+        if self._inputs.complaint:
+            late.append(f"{self._inputs.refused} messages refused, {self._inputs.complaint}")
+        return "; ".join(late) or "no static image is one step after the last frame"
+
+    # What it says
+
+    def _publish_status(self, ended: _Running | None = None) -> None:
+        running = self._running or ended
+        message = PolicyStatus(state=self._state, reason=self._reason, dry_run=self._get("dry_run"))
+        message.header.stamp = self.get_clock().now().to_msg()
+        tell_served(message, self._served, self._get("surprise_factor"))
+        if running:
+            message.seed, message.latency_s, message.decision_s = running.seed, running.latency_s, running.decision_s
+            tell_seen(message, running.seen, running.frame)
+        self._told.append((message.header.stamp.sec, message.header.stamp.nanosec))
+        self._status_out.publish(message)
+
+    def _on_status(self, message: PolicyStatus) -> None:
+        """Heard, not discovered: a node that was killed stays discovered for 20 s."""
+        if (message.header.stamp.sec, message.header.stamp.nanosec) not in self._told:
+            self._another_s = time.monotonic()
+
+    @property
+    def _another(self) -> bool:
+        return time.monotonic() - self._another_s < _HEARD_S
+
+    def _report(self) -> None:
+        if not self._active:
+            return
+        if self._running is None:
+            self._publish_status()
+        text = f"another policy node publishes {self._status_out.topic_name}" if self._another else self._reason
+        fine = self._state in (PolicyStatus.READY, PolicyStatus.RUNNING) and not self._another
+        values = {
+            "skill": self._served.skill if self._served else "",
+            "inference": self._served.inference.note if self._served else "",
+            "refused_messages": self._inputs.refused,
+            "complaint": self._inputs.complaint,
+            "warnings": "; ".join(self._served.warnings) if self._served else "",
+        }
+        self._health.report(fine, text, values)
+
+
+def _folder(path: str) -> Path:
+    return Path(path).expanduser()
+
+
+def _start(node: PolicyNode) -> bool:
+    """With autostart: configure and activate. False if it cannot."""
+    if not node.get_parameter("autostart").value:
+        return True
+    return all(
+        transition() == TransitionCallbackReturn.SUCCESS
+        for transition in (node.trigger_configure, node.trigger_activate)
+    )
+
+
+def main() -> int:
+    return run_node(PolicyNode, begin=_start, close=PolicyNode.close)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
