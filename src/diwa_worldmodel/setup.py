@@ -19,5 +19,10 @@ setup(
     description="From bags to a data set, from a data set to a world model.",
     license="Apache-2.0",
     extras_require={"test": ["pytest", "hypothesis"]},
-    entry_points={"console_scripts": ["train = diwa_worldmodel.nodes.train:main"]},
+    entry_points={
+        "console_scripts": [
+            "train = diwa_worldmodel.nodes.train:main",
+            "importer = diwa_worldmodel.nodes.importer:main",
+        ],
+    },
 )

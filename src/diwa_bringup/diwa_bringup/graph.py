@@ -2,7 +2,7 @@
 
 A graph is a :class:`Graph`: declared arguments and one plain function from their values to node specs. The launch
 files (:mod:`diwa_bringup.ros_launch`) and ``diwa up`` (:mod:`diwa_bringup.process_manager`) start the same specs. A new
-graph is a function here, an entry in ``GRAPHS`` and a launch file of three lines.
+graph is a function here, an entry in ``graphs.GRAPHS`` and a launch file of three lines.
 """
 
 from __future__ import annotations
@@ -372,5 +372,3 @@ def deploy_nodes(arguments: Mapping[str, Value]) -> list[NodeSpec]:
 SIM = Graph("sim", "simulated arm and cameras, with a scripted operator on request", _SIM_ARGUMENTS, sim_nodes)
 RECORD = Graph("record", "teleoperated play from cameras and robot into a bag", _RECORD_ARGUMENTS, record_nodes)
 DEPLOY = Graph("deploy", "a policy through the command guard to the arm", _DEPLOY_ARGUMENTS, deploy_nodes)
-
-GRAPHS: Mapping[str, Graph] = {graph.name: graph for graph in (SIM, RECORD, DEPLOY)}

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from diwa_bringup.graph import GRAPHS, Graph
+from diwa_bringup.graph import Graph
+from diwa_bringup.graphs import GRAPHS
 from diwa_conventions.errors import UserError, unknown
 
 Run = Callable[[str, Sequence[str]], int]
@@ -38,6 +39,13 @@ def _run_stage(where: str, prog: str, words: Sequence[str]) -> int:
     module, _, name = where.partition(":")
     stage = _parse(getattr(importlib.import_module(module), name), prog, words)
     return int(stage.run())
+
+
+def _evaluate_policy(prog: str, words: Sequence[str]) -> int:
+    """Through the real nodes for ``--env ros``; else in an environment of this process."""
+    from diwa_bringup.ros_evaluation.evaluate import stage_for
+
+    return _run_stage(stage_for(words), prog, words)
 
 
 def _run_graph(graph: Graph, prog: str, words: Sequence[str]) -> int:
@@ -109,8 +117,7 @@ _EVALUATE_VERBS = {
         partial(_run_stage, "diwa_worldmodel.evaluation.evaluate:EvaluateWorldModel"),
     ),
     "policy": Verb(
-        "success of policies from the same starts, with intervals and films",
-        partial(_run_stage, "diwa_policy.evaluation.evaluate_policy:EvaluatePolicy"),
+        "success of policies from the same starts, with intervals; --env ros: through the real nodes", _evaluate_policy
     ),
     "finetuning": Verb(
         "what a fine-tuning run dreamed, beside what is true",
@@ -130,6 +137,10 @@ VERBS: Mapping[str, Verb] = {
     "record": Verb("record teleoperated play into a bag", partial(_run_stage, "diwa_bringup.record:Record")),
     "deploy": Verb("start a policy, command guard, arm and cameras", partial(_run_stage, "diwa_bringup.deploy:Deploy")),
     "run": Verb("let the deployed policy do its skill once", partial(_run_stage, "diwa_bringup.deploy:RunSkill")),
+    "replay": Verb(
+        "play a bag on its topics, for a policy, an importer or a viewer",
+        partial(_run_stage, "diwa_bringup.replay:Replay"),
+    ),
     "keyboard": Verb(
         "move the arm with the keys of this terminal", partial(_run_stage, "diwa_bringup.keyboard:Keyboard")
     ),
@@ -140,6 +151,7 @@ VERBS: Mapping[str, Verb] = {
     "guard": Verb(
         "look at the command guard, arm it, disarm it", partial(_run_verb, "The command guard.", _GUARD_VERBS)
     ),
+    "top": Verb("show rates, latencies and states of the running graph", partial(_run_stage, "diwa_bringup.top:Top")),
     "bag": Verb("look at a bag, repair it", partial(_run_verb, "Recorded bags.", _BAG_VERBS)),
     "simulate": Verb(
         "write bags from the playroom, faster than real time",

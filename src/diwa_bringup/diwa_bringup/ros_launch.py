@@ -10,7 +10,8 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from diwa_bringup.graph import GRAPHS, Argument, Graph, NodeSpec, Parameter, split_words
+from diwa_bringup.graph import Argument, Graph, NodeSpec, Parameter, split_words
+from diwa_bringup.graphs import GRAPHS
 from diwa_conventions.errors import UserError
 from launch import LaunchContext, LaunchDescription
 

@@ -1,4 +1,4 @@
-"""``ros2 launch diwa_bringup deploy.launch.py [name:=value ...]``: a policy on the simulated or a real arm; ``-s`` lists the arguments."""
+"""``ros2 launch diwa_bringup deploy.launch.py [name:=value ...]``: a policy on an arm; ``-s`` lists the arguments."""
 
 from diwa_bringup.ros_launch import graph_description
 from launch import LaunchDescription

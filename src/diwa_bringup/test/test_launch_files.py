@@ -15,7 +15,8 @@ from launch.actions import IncludeLaunchDescription, RegisterEventHandler, Shutd
 from launch.event_handlers import OnProcessIO, OnProcessStart
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
-from diwa_bringup.graph import GRAPHS, Graph
+from diwa_bringup.graph import Graph
+from diwa_bringup.graphs import GRAPHS
 from launch import LaunchDescription, LaunchService
 
 

@@ -79,7 +79,7 @@ class EnvironmentOptions:
     """Where policies are tried."""
 
     env: str = "playroom"
-    """Name of the environment; so far there is only playroom."""
+    """Name of the environment: playroom; ros: the real nodes (diwa evaluate policy --env ros --help)."""
     env_set: tuple[str, ...] = ()
     """Settings of the environment that differ from its defaults, e.g. look=hard max_episode_steps=120."""
     workers: int = 0

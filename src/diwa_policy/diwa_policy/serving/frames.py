@@ -24,8 +24,8 @@ from diwa_worldmodel.dataset.records import Episode
 from diwa_worldmodel.dataset.steps import commanded_actions, proprioception
 
 STEP_NS = round(1e9 / TRAIN_RATE_HZ)
-SETTLE_S = 0.025
-"""How long a frame waits for what belongs to it: three messages of a 120 Hz state."""
+SETTLE_S = 0.1
+"""How long a frame waits for what belongs to it and has not come: less than until the next one."""
 _KEPT = 256
 """Messages of a stream: two seconds at 120 Hz."""
 
@@ -151,10 +151,14 @@ class FrameAssembler:
         }
 
     def begin(self) -> None:
-        """What comes from now on makes frames, the next is a first one; commands given before now do not count."""
+        """What comes from now on makes frames, the next is a first one.
+
+        Commands given before do not count where one is needed: they were another's.
+        """
         self._chosen = self._last = None
         self._statics.clear()
-        self.target.clear()
+        if self.needs_command:
+            self.target.clear()
 
     def static_image(self, stamp_ns: int, image: Callable[[], ImageArray], now_s: float) -> None:
         """A static image, which may become a frame."""
