@@ -9,7 +9,7 @@ help:
 	@echo "make test              all tests, lint and types (PACKAGE=diwa_sim: of one package)"
 	@echo "make lint              ruff and mypy only"
 	@echo "make format            rewrites the code as make lint wants it"
-	@echo "make demo              as much of the loop as exists (TASK=open-drawer)"
+	@echo "make demo              the whole loop in the playroom, under 20 minutes (TASK=turn-on-LED SEED=1); again: goes on"
 	@echo "make clean             removes build/, install/ and log/"
 	@echo "make distclean         removes .venv/ too"
 	@echo "source env.sh          prepares a shell for ros2, diwa and python"
@@ -28,7 +28,7 @@ format: setup
 	@.venv/bin/ruff format --quiet .
 
 demo: setup
-	@. ./env.sh && diwa demo $(if $(TASK),--task $(TASK))
+	@. ./env.sh && diwa demo $(if $(TASK),--task $(TASK)) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf build install log

@@ -183,11 +183,15 @@ VERBS: Mapping[str, Verb] = {
     "evaluate": Verb(
         "measure how good a model is", partial(_run_verb, "Measure how good a model is.", _EVALUATE_VERBS)
     ),
+    "pipeline": Verb(
+        "all stages on any data, one after the other; skips what has not changed",
+        partial(_run_stage, "diwa_bringup.pipeline.command:Pipeline"),
+    ),
     "report": Verb(
         "tell what happened in a run on one HTML page", partial(_run_stage, "diwa_bringup.report.report:Report")
     ),
     "sim": Verb("show the playroom or film it, without ROS", partial(_run_stage, "diwa_sim.show:SimShow")),
-    "demo": Verb("run as much of the loop as is built, and film it", partial(_run_stage, "diwa_bringup.demo:Demo")),
+    "demo": Verb("the whole loop in the playroom, in 20 minutes", partial(_run_stage, "diwa_bringup.demo:Demo")),
 }
 """The stages that are built; others join as they are."""
 

@@ -1,4 +1,4 @@
-"""``diwa up sim`` and ``diwa demo`` as a person starts them, against the built workspace."""
+"""``diwa up sim`` as a person starts it, against the built workspace."""
 
 import os
 import queue
@@ -8,18 +8,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-import av
 import pytest
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 
-from diwa_bringup.attempt import Report
 from diwa_conventions import topics
 from diwa_conventions.qos import message_type, profile
-from diwa_worldmodel.artefact import load_world_model
-from diwa_worldmodel.dataset.store import open_data_set
 
 DEADLINE_S = 120.0
 IMAGES = 60
@@ -141,35 +136,3 @@ def test_ctrl_c_ends_sim_within_5_s(sim: Diwa):
     printed = sim.wait_for(None)
     assert sim.process.wait() == 0 and time.monotonic() - began_s < 5.0
     assert "SIGINT: stopping all" in printed and "Traceback" not in printed
-
-
-def test_demo_opens_the_drawer_and_films_it(tmp_path: Path):
-    demo = Diwa("demo", "--out", str(tmp_path / "demo"), "--play-frames", "1000", "--train-steps", "2")
-    printed = demo.wait_for(None)
-    assert demo.process.wait() == 0, printed
-    report = Report.from_json((tmp_path / "demo" / "report.json").read_text())
-    assert report.success and report.task == "open-drawer"
-    assert {image.topic for image in report.images} == {"static_camera/image_raw", "gripper_camera/image_raw"}
-    assert all(image.received >= 30 for image in report.images)
-    with av.open(str(tmp_path / "demo" / "film.mp4")) as film:
-        stream = film.streams.video[0]
-        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
-        assert (stream.width, stream.height) == (800, 432)
-        pictures = sum(1 for _ in film.decode(stream))
-    assert pictures >= 30
-    assert "Policies and serving follow" in printed
-    assert "success" in printed and "yes, after" in printed
-    loop = tmp_path / "demo" / "loop"
-    assert len(open_data_set(loop / "data").recordings) == 2
-    assert (loop / "data" / "quality" / "report.html").is_file()
-    assert load_world_model(loop / "training" / "world_model").metadata.steps == 2
-    assert (loop / "training" / "world_model" / "evaluation" / "report.html").is_file()
-
-
-def test_demo_leaves_a_folder_of_somebody_elses_alone(tmp_path: Path):
-    loop = tmp_path / "loop"
-    loop.mkdir()
-    (loop / "thesis.txt").write_text("mine")
-    done = subprocess.run(["diwa", "demo", "--out", str(tmp_path)], capture_output=True, text=True, timeout=DEADLINE_S)
-    assert done.returncode == 2 and "was not made by diwa demo" in done.stderr
-    assert (loop / "thesis.txt").read_text() == "mine"
