@@ -78,16 +78,18 @@ def test_success_table_has_base_chosen_and_last(diwa: FakeDiwa, out: Path, capsy
     rows = {line.split()[1]: " ".join(line.split()) for line in lines if "[40, 100]" in line}
     assert list(rows) == ["base", "chosen", "last"]
     assert "90.0 [40, 100] (7 of 10)" in rows["chosen"]
+    assert state(out)["evaluation"]["summary"] == "base 50%, chosen 90%, last 80%"
 
 
 def test_nothing_is_done_twice(diwa: FakeDiwa, out: Path, capsys):
     pipeline(out)
     diwa.verbs()
     before = state(out)["base"]
-    assert pipeline(out) == 0
-    assert diwa.verbs() == []
-    assert state(out)["base"] == {**before, "state": "skipped"}
-    assert "all stages are done" in capsys.readouterr().out
+    for _ in range(2):
+        assert pipeline(out) == 0
+        assert diwa.verbs() == []
+        assert state(out)["base"] == {**before, "state": "skipped"}
+        assert "all stages are done" in capsys.readouterr().out
 
 
 def test_folder_alone_is_enough_to_go_on(diwa: FakeDiwa, out: Path):

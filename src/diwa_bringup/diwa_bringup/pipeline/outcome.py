@@ -31,6 +31,12 @@ def success_table(run: Path) -> Table | None:
     return table
 
 
+def rates(evaluation: Path) -> str:
+    """``base 51%, chosen 93%``; empty where no policies were evaluated."""
+    policies = _by_policy(evaluation / NUMBERS)
+    return ", ".join(f"{name} {100 * row['success']['value']:.0f}%" for name, row in policies.items())
+
+
 def notes(run: Path) -> Iterator[str]:
     """What a reader of the table must know."""
     for folder in PLACES:

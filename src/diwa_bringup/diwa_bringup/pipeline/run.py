@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from diwa_bringup.pipeline.config import PipelineConfig
 from diwa_bringup.pipeline.costs import needed_bytes
 from diwa_bringup.pipeline.display import Display, log_of, plan_table, total_line
 from diwa_bringup.pipeline.inputs import inputs_hash
-from diwa_bringup.pipeline.outcome import notes, success_table
+from diwa_bringup.pipeline.outcome import notes, rates, success_table
 from diwa_bringup.pipeline.process import last_line, last_lines, run_process
 from diwa_bringup.pipeline.stages import Stage, check, plan
 from diwa_bringup.pipeline.state import FILE, Record, State, state_of
@@ -34,6 +35,8 @@ _FULL_BYTES = 50_000_000
 _NO_SUMMARY = ("next:", "report:", "numbers and films:", "warning:")
 _WHAT_CAME = re.compile(r"(\d+ messages, .*)")
 """In the middle of the recorder's output."""
+_SUMMARY = 200
+"""Longest summary of a stage [characters]; its log has all of it."""
 _WIDTH = 140
 """Of tables [characters] where there is no terminal."""
 
@@ -84,8 +87,6 @@ class PipelineRun:
         return fresh
 
     def _run(self, state: State, fresh: Sequence[bool]) -> int:
-        for record in state.stages:
-            record.state = "waiting" if record.state == "skipped" else record.state
         with stopping_on_signals() as caught:
             runner = _Runner(self.out, state, caught)
             with Display(self.console, self.stages, state, fresh, self.out) as display:
@@ -140,7 +141,7 @@ class _Runner:
         missing = [path for path in stage.outputs if not path.exists()]
         good = code == 0 and not missing and not self._caught
         record.state = "done" if good else "waiting" if self._caught else "failed"
-        record.summary = summary(log) if good else ""
+        record.summary = (rates(stage.made) or summary(log)) if good else ""
         self._state.write(self._run)
         display.end(record)
         return "" if good or self._caught else failure(stage, code, log, missing)
@@ -182,7 +183,7 @@ def summary(log: Path) -> str:
     lines = last_lines(log)
     recorded = [found[1] for line in lines if (found := _WHAT_CAME.search(line))]
     said = recorded or [line for line in lines if not line.startswith(_NO_SUMMARY)]
-    return said[-1] if said else ""
+    return textwrap.shorten(said[-1], _SUMMARY, placeholder=" ...") if said else ""
 
 
 def failure(stage: Stage, code: int, log: Path, missing: Sequence[Path]) -> str:
