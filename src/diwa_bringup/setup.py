@@ -28,7 +28,6 @@ setup(
     entry_points={
         "console_scripts": [
             "film_recorder = diwa_bringup.nodes.film_recorder:main",
-            "task_watcher = diwa_bringup.nodes.task_watcher:main",
             "trial_runner = diwa_bringup.nodes.trial_runner:main",
             "bag_player = diwa_bringup.nodes.bag_player:main",
         ],

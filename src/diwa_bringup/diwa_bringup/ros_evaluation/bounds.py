@@ -13,6 +13,8 @@ ANSWER_S, LOAD_S = 15.0, 120.0
 """Answers take at most so long; loading a policy exports and checks it."""
 SETTLE_S, FRESH_FRAMES = 15.0, 3
 """From a reset to frames of the new episode of each camera: at most, and how many."""
+LATE_FACTOR = 2.0
+"""A trial may take so many times its time in the playroom: a busy machine simulates slowly."""
 PAUSE_S = 1.0
 """Before the second attempt, twice that before the third: what kept the machine busy may be over by then."""
 AGAIN_S, REMIND_S = 2.0, 10.0

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from diwa_bringup.attempt import LATE_FACTOR
 from diwa_bringup.ros_evaluation.bounds import (
     AGAIN_S,
     ANSWER_S,
@@ -22,6 +21,7 @@ from diwa_bringup.ros_evaluation.bounds import (
     FRESH_FRAMES,
     GIVEN_UP,
     GUARD_FAULT,
+    LATE_FACTOR,
     LOAD_S,
     LOST_S,
     PAUSE_S,
