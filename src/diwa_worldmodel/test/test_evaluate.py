@@ -189,8 +189,14 @@ def test_what_is_not_held_out_is_left_for_probes() -> None:
 def test_dreams_longer_than_the_play_are_refused_with_what_would_fit(tmp_path: Path, data_set: DataSet) -> None:
     folder = _world_model(tmp_path / "model", data_set)
     with pytest.raises(UserError, match=r"80 steps after 2 frames needs 82 .* has 60: choose --horizon 58 or less"):
-        EvaluateWorldModel(folder, data_set.path).run()
+        EvaluateWorldModel(folder, data_set.path, horizon=80).run()
     assert not (folder / "evaluation").exists()
+
+
+def test_dreams_are_as_long_as_the_play_allows_where_nobody_says(tmp_path: Path, data_set: DataSet) -> None:
+    folder = _world_model(tmp_path / "model", data_set)
+    evaluation = EvaluateWorldModel(folder, data_set.path, starts=12, probe_frames=200).evaluate()
+    assert evaluation.settings.horizon == 58
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,8 @@ class EvaluationConfig:
 
     dreams: int = setting(64, 1, 100_000)
     """Of the world model's evaluation."""
-    dream_steps: int = setting(80, 1, 10_000)
-    """Length of each."""
+    dream_steps: int = setting(0, 0, 10_000)
+    """Length of each; 0: 80, or as many as the longest episode held out allows."""
     playroom: bool | None = None
     """Try the policies in the playroom; not said: where the play is simulated."""
     episodes: int = setting(200, 1, 1_000_000)

@@ -178,7 +178,7 @@ def _world_model(places: Places) -> Iterator[Stage]:
         costs.training_s(config), resumes=True,
     )  # fmt: skip
     page, asked = model / "evaluation", config.evaluation
-    amount = ("--starts", str(asked.dreams), "--horizon", str(asked.dream_steps))
+    amount = ("--starts", str(asked.dreams), *(("--horizon", str(asked.dream_steps)) if asked.dream_steps else ()))
     evaluate = ("evaluate", "world-model", str(model), "--data", str(play), *amount, "--out", str(page))
     yield Stage(
         "world_model_evaluation", "compare its dreams with the truth", evaluate, (model, play),

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     import torch
 
     from diwa_worldmodel.artefact import LoadedWorldModel
+    from diwa_worldmodel.evaluation.play import Play
     from diwa_worldmodel.evaluation.report import Evaluation
 
 FOLDER = "evaluation"
+HORIZON = 80
+"""Steps of a dream, where episodes are long enough (Fig. S.7)."""
 _COMMAND = "diwa evaluate world-model"
 _LIMITS = {
     "context": (1, 1000),
@@ -44,8 +47,8 @@ class EvaluateWorldModel:
     """Folder for report.html, evaluation.json, strips and films; else evaluation/ in the world model."""
     context: int = 2
     """Frames that are seen before a dream (Fig. S.7)."""
-    horizon: int = 80
-    """Steps that are dreamed (Fig. S.7)."""
+    horizon: int | None = None
+    """Steps that are dreamed; by default 80 (Fig. S.7), or as many as the longest episode held out allows."""
     starts: int = 64
     """Dreams, spread evenly over the play."""
     probe_frames: int = 8000
@@ -88,8 +91,9 @@ class EvaluateWorldModel:
         loaded = load_world_model(self.world_model, device)
         data_set = open_data_set(self.data)
         check_data_set(data_set, loaded.config.model, loaded.metadata)
-        settings = Settings(self.context, self.horizon, self.starts, self.probe_frames, seed=self.seed)
         opened = open_play(loaded, data_set)
+        horizon = self.horizon or self._fitting(opened.play)
+        settings = Settings(self.context, horizon, self.starts, self.probe_frames, seed=self.seed)
         measured = measure_world_model(loaded.model, opened.play, settings, device, progress)
         step_s = loaded.config.model.action_chunk / TRAIN_RATE_HZ
         return Evaluation(
@@ -107,6 +111,10 @@ class EvaluateWorldModel:
             verdicts=judge(measured, opened.warning, step_s),
         )
 
+    def _fitting(self, play: Play) -> int:
+        longest = max(episode.length for episode in play.held_out.episodes)
+        return max(1, min(HORIZON, longest - self.context))
+
     def command(self) -> str:
         """What the user could type again."""
         words = [_COMMAND, str(self.world_model)]
@@ -121,9 +129,10 @@ class EvaluateWorldModel:
         from diwa_worldmodel.artefact import check_writable
 
         for name, (low, high) in _LIMITS.items():
-            if not low <= getattr(self, name) <= high:
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
                 option = f"--{name.replace('_', '-')}"
-                raise UserError(f"{option} is {getattr(self, name)}; expected {low} to {high}")
+                raise UserError(f"{option} is {value}; expected {low} to {high}")
         if self.out is not None or self.world_model.is_dir():
             check_writable(self.out or self.world_model / FOLDER, "the report")
 
