@@ -50,6 +50,7 @@ def test_arms_acts_at_every_step_and_disarms(lab):
     result = lab.run(time_limit_s=0.6)
     actions = lab.until(lambda: lab.seen[topics.ACTION], "actions")
     assert (result.success, result.reason, result.steps, result.seed) == (False, "time limit: 0.5 s", 4, 5)
+    lab.until(lambda: lab.disarmed, "disarming")
     assert lab.disarmed == ["policy: time limit: 0.5 s"]
     assert [action.sequence for action in actions] == [1, 2, 3, 4]
     assert {action.source for action in actions} == {topics.POLICY_SOURCE}
@@ -96,6 +97,7 @@ def test_a_second_goal_is_refused_while_one_runs(lab):
     assert lab.run().reason == f"{SKILL} is running; cancel it first"
     first.cancel_goal_async()
     assert lab.result(first).reason == "cancelled"
+    lab.until(lambda: lab.disarmed, "disarming")
 
 
 def test_cancelling_disarms(lab):
@@ -117,6 +119,26 @@ def test_a_guard_that_obeys_no_longer_ends_it(lab):
     lab.running()
     lab.source, lab.state = "", GuardState.FAULT
     assert lab.result(goal).reason == "the command guard does not obey any longer: as the test says"
+    lab.until(lambda: lab.disarmed, "disarming")
+
+
+def test_a_run_that_another_source_has_ended_does_not_disarm_that_source(lab):
+    goal = lab.begin(time_limit_s=30.0)
+    lab.running()
+    lab.source = topics.TELEOP_SOURCE
+    assert "does not obey any longer" in lab.result(goal).reason
+    assert lab.run(time_limit_s=0.2).reason.startswith("time limit")  # the next one arms again, and disarms
+    lab.until(lambda: lab.disarmed, "disarming")
+    assert lab.disarmed == ["policy: time limit: 0.3 s"]
+
+
+def test_a_refusal_to_arm_disarms_nobody(lab):
+    lab.arms = False
+    lab.run(time_limit_s=0.2)
+    lab.arms = True
+    lab.run(time_limit_s=0.2)
+    lab.until(lambda: lab.disarmed, "disarming")
+    assert lab.disarmed == ["policy: time limit: 0.3 s"]
 
 
 def test_a_guard_that_holds_on_ends_it(lab):
@@ -124,6 +146,7 @@ def test_a_guard_that_holds_on_ends_it(lab):
     lab.running()
     lab.state = GuardState.HOLDING
     assert lab.result(goal).reason == "the command guard holds: as the test says"
+    lab.until(lambda: lab.disarmed, "disarming")
 
 
 @pytest.mark.parametrize(

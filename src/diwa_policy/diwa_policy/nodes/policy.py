@@ -12,7 +12,7 @@ import time
 import traceback
 from collections import deque
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,52 +36,22 @@ from diwa_conventions.parameters import declare
 from diwa_conventions.qos import message_type, profile
 from diwa_policy.artefacts import load_policy
 from diwa_policy.nodes.policy_inputs import PolicyInputs
+from diwa_policy.nodes.policy_run import Running, why_over
 from diwa_policy.nodes.policy_status import tell_seen, tell_served
 from diwa_policy.serving.frames import Frame, FrameAssembler, FrameFault
 from diwa_policy.serving.inference import Inference
 from diwa_policy.serving.served import Served, load_served, rehearse
-from diwa_policy.serving.skill_run import End, RunLimits, Seen, SkillRun
+from diwa_policy.serving.skill_run import End, RunLimits, SkillRun
 from diwa_worldmodel.dataset.config import DataSetConfig
 from diwa_worldmodel.latent_filter import THREADS, LatentFilter
 
 SUPERVISION_S = 0.02
-FIRST_FRAME_S = 2.0
-"""How long a run waits for its first frame."""
-GUARD_SILENT_S = 0.5
-HOLD_S = 1.0
-"""So long may the guard hold before the run is over."""
 OLD_S = 0.5
 """A frame's stamp may be so far from this node's clock."""
-_ANSWER_S = 3.0
-"""Within which the guard has to answer."""
 _LARGEST_SEED = 2**31 - 1
 _QUEUED_S = 0.5
 _HEARD_S = 2.5
 _REMEMBERED = 64
-
-
-@dataclass
-class _Running:
-    """A skill under way."""
-
-    goal: ServerGoalHandle
-    seed: int
-    begun_s: float
-    over: Future
-    armed: bool = False
-    run: SkillRun | None = None
-    """None: the guard has not answered yet."""
-    seen: Seen | None = None
-    frame: Frame | None = None
-    framed_s: float = 0.0
-    """When the newest frame was complete, or the run began to wait for one."""
-    obeyed: bool = False
-    """The guard has reported that it obeys this policy."""
-    held_since_s: float | None = None
-    sent: int = 0
-    latency_s: float = math.nan
-    decision_s: float = math.nan
-    result: RunSkill.Result = field(default_factory=RunSkill.Result)
 
 
 class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
@@ -93,7 +63,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
         self._declare_parameters()
         self._served: Served | None = None
         self._inferences: dict[str, Inference] = {}
-        self._running: _Running | None = None
+        self._running: Running | None = None
         self._last: PolicyStatus | None = None
         self._state, self._reason = PolicyStatus.EMPTY, "no policy is loaded"
         self._guard: GuardState | None = None
@@ -274,7 +244,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
         if seed < 0:
             seed = int(np.random.default_rng().integers(_LARGEST_SEED))
         now_s = time.monotonic()
-        running = self._running = _Running(goal, seed, now_s, Future(), framed_s=now_s)
+        running = self._running = Running(goal, seed, now_s, Future(), framed_s=now_s)
         self._state, self._reason = PolicyStatus.RUNNING, f"runs {goal.request.skill}"
         if self._get("dry_run"):
             self._begin()
@@ -309,10 +279,12 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
             return f"nobody serves {self._arm.srv_name}: is the command guard running?"
         return ""
 
-    def _on_armed(self, running: _Running, done: Future) -> None:
-        if running is not self._running:
-            return
+    def _on_armed(self, running: Running, done: Future) -> None:
         answer = done.result()
+        if running is not self._running:
+            if answer is not None and answer.success:  # too late: the run is over
+                self._let_go("the run was over before the guard answered")
+            return
         if answer is None or not answer.success:
             self._end_run(f"the command guard does not arm: {answer.message if answer else 'no answer'}")
             return
@@ -356,7 +328,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
             self.get_logger().error(f"a fault of this software:\n{traceback.format_exc()}")
             self._end_run(f"a fault of this software: {type(error).__name__}: {error}")
 
-    def _see(self, running: _Running, run: SkillRun, frame: Frame) -> None:
+    def _see(self, running: Running, run: SkillRun, frame: Frame) -> None:
         begun_s = time.perf_counter()
         seen = run.see(frame)
         running.frame, running.framed_s, running.seen = frame, time.monotonic(), seen
@@ -398,8 +370,8 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
             success_probability=run.best_probability if run else math.nan,
             seed=running.seed,
         )
-        if running.armed or not self._get("dry_run"):
-            self._disarm.call_async(Disarm.Request(reason=f"policy: {reason}"))
+        if running.armed:
+            self._let_go(f"policy: {reason}")
         self._state = PolicyStatus.READY if success else PolicyStatus.STOPPED
         self._reason = reason
         (self.get_logger().info if success else self.get_logger().warning)(
@@ -408,65 +380,31 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
         self._publish_status(running)
         running.over.set_result(None)
 
+    def _let_go(self, reason: str) -> None:
+        """Disarm, unless a person has armed another source meanwhile."""
+        armed = self._guard.armed_source if self._guard else ""
+        if armed in ("", topics.POLICY_SOURCE):
+            self._disarm.call_async(Disarm.Request(reason=reason))
+
     # What stops a run beside its frames
 
     def _on_guard(self, message: GuardState) -> None:
         self._guard, self._guard_s = message, time.monotonic()
-        running = self._running
-        if running is None or not running.armed:
-            return
-        obeyed = message.armed_source == topics.POLICY_SOURCE
-        if obeyed:
-            running.obeyed = True
-        elif running.obeyed:
-            self._end_run(f"the command guard does not obey any longer: {message.reason}")
-            return
-        holding = obeyed and message.state == GuardState.HOLDING
-        if not holding:
-            running.held_since_s = None
-        elif running.held_since_s is None:
-            running.held_since_s = time.monotonic()
+        if self._running and (reason := self._running.heard(message, self._guard_s)):
+            self._end_run(reason)
 
     def _supervise(self) -> None:
         running = self._running
         if running is None:
             return
         self._advance()
-        reason = self._why_over(running, time.monotonic())
+        reason = why_over(running, self._inputs, self._guard, self._guard_s, self._get("stale_s"), time.monotonic())
         if reason and self._running is running:
             self._end_run(reason)
 
-    def _why_over(self, running: _Running, now_s: float) -> str:
-        if running.goal.is_cancel_requested:
-            return "cancelled"
-        if running.run is None:
-            late = now_s - running.begun_s > _ANSWER_S
-            return f"the command guard has not answered within {_ANSWER_S:g} s" if late else ""
-        if running.armed and now_s - max(self._guard_s, running.begun_s) > GUARD_SILENT_S:
-            return "the command guard is silent"
-        if running.held_since_s is not None and now_s - running.held_since_s > HOLD_S:
-            return f"the command guard holds: {self._guard.reason if self._guard else ''}"
-        limit_s = FIRST_FRAME_S if running.frame is None else self._get("stale_s")
-        if now_s - running.framed_s > limit_s:
-            return f"no frame for {now_s - running.framed_s:.2f} s: {self._what_is_late(now_s)}"
-        return ""
-
-    def _what_is_late(self, now_s: float) -> str:
-        assembler = self._inputs.assembler
-        ages = {"static camera": now_s - assembler.static_arrived_s}
-        ages |= {name: now_s - stream.arrived_s for name, stream in assembler.streams.items()}
-        late = [
-            f"{name} never came" if math.isinf(age) else f"{name} is silent for {age:.2f} s"
-            for name, age in ages.items()
-            if age > self._get("stale_s") / 2.0
-        ]
-        if self._inputs.complaint:
-            late.append(f"{self._inputs.refused} messages refused, {self._inputs.complaint}")
-        return "; ".join(late) or "no static image is one step after the last frame"
-
     # What it says
 
-    def _publish_status(self, ended: _Running | None = None) -> None:
+    def _publish_status(self, ended: Running | None = None) -> None:
         running = self._running or ended
         message = PolicyStatus(state=self._state, reason=self._reason, dry_run=self._get("dry_run"))
         message.header.stamp = self.get_clock().now().to_msg()
