@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
 from diwa_conventions.errors import UserError, unknown
@@ -56,6 +57,16 @@ def run_node(
             node.destroy_node()
         rclpy.shutdown()
     return code
+
+
+def start_lifecycle(node: LifecycleNode) -> bool:
+    """Configure and activate a node whose parameter ``autostart`` says so; False if it cannot. For ``begin``."""
+    if not node.get_parameter("autostart").value:
+        return True
+    return all(
+        transition() == TransitionCallbackReturn.SUCCESS
+        for transition in (node.trigger_configure, node.trigger_activate)
+    )
 
 
 def _check_parameters(node: Node) -> None:

@@ -31,7 +31,7 @@ from diwa_conventions import topics
 from diwa_conventions.actions import GRIPPER_INDEX, TRAIN_RATE_HZ
 from diwa_conventions.errors import UserError
 from diwa_conventions.health import Health
-from diwa_conventions.node_main import run_node
+from diwa_conventions.node_main import run_node, start_lifecycle
 from diwa_conventions.parameters import declare
 from diwa_conventions.qos import message_type, profile
 from diwa_policy.artefacts import load_policy
@@ -64,7 +64,6 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
         self._served: Served | None = None
         self._inferences: dict[str, Inference] = {}
         self._running: Running | None = None
-        self._last: PolicyStatus | None = None
         self._state, self._reason = PolicyStatus.EMPTY, "no policy is loaded"
         self._guard: GuardState | None = None
         self._guard_s = -math.inf
@@ -445,18 +444,8 @@ def _folder(path: str) -> Path:
     return Path(path).expanduser()
 
 
-def _start(node: PolicyNode) -> bool:
-    """With autostart: configure and activate. False if it cannot."""
-    if not node.get_parameter("autostart").value:
-        return True
-    return all(
-        transition() == TransitionCallbackReturn.SUCCESS
-        for transition in (node.trigger_configure, node.trigger_activate)
-    )
-
-
 def main() -> int:
-    return run_node(PolicyNode, begin=_start, close=PolicyNode.close)
+    return run_node(PolicyNode, begin=start_lifecycle, close=PolicyNode.close)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from sensor_msgs.msg import CameraInfo
 from diwa_conventions import topics
 from diwa_conventions.actions import GRIPPER_INDEX, Pose
 from diwa_conventions.messages import pose_to_message
-from diwa_conventions.node_main import run_node
+from diwa_conventions.node_main import run_node, start_lifecycle
 from diwa_conventions.qos import message_type, profile
 from diwa_robot.command_guard import Action, Answer, CommandGuard, Executed, Output, State
 from diwa_robot.limits import GuardConfig
@@ -338,18 +338,8 @@ def _seconds(stamp: Any) -> float:
     return float(stamp.sec + 1e-9 * stamp.nanosec)
 
 
-def _start(node: CommandGuardNode) -> bool:
-    """With autostart: configure and activate. False if it cannot."""
-    if not node.get_parameter("autostart").value:
-        return True
-    return all(
-        transition() == TransitionCallbackReturn.SUCCESS
-        for transition in (node.trigger_configure, node.trigger_activate)
-    )
-
-
 def main() -> int:
-    return run_node(CommandGuardNode, begin=_start, close=CommandGuardNode.close)
+    return run_node(CommandGuardNode, begin=start_lifecycle, close=CommandGuardNode.close)
 
 
 if __name__ == "__main__":

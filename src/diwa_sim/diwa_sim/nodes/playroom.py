@@ -29,7 +29,7 @@ from diwa_conventions import topics
 from diwa_conventions.actions import GRIPPER_OPEN, Pose
 from diwa_conventions.errors import UserError
 from diwa_conventions.messages import pose_from_message, pose_to_message
-from diwa_conventions.node_main import run_node
+from diwa_conventions.node_main import run_node, start_lifecycle
 from diwa_conventions.qos import message_type, profile
 from diwa_conventions.tasks import checked_task
 from diwa_sim.cameras import Cameras
@@ -373,10 +373,7 @@ def _start(node: PlayroomNode) -> bool:
         if conflict:
             raise UserError(conflict)
         rclpy.spin_once(node, timeout_sec=0.05)
-    for transition in (node.trigger_configure, node.trigger_activate):
-        if transition() != TransitionCallbackReturn.SUCCESS:
-            return False
-    return True
+    return start_lifecycle(node)
 
 
 def main() -> int:
