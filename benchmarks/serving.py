@@ -23,9 +23,11 @@ import torch
 import tyro
 from diwa_msgs.action import RunSkill
 from diwa_msgs.msg import PolicyStatus
+from diwa_msgs.srv import Recover, ResetPlayroom
 from machine import machine, markdown_table
 from playroom_node import processor_seconds
 from rclpy.action import ActionClient
+from rclpy.task import Future
 
 from diwa_conventions import topics
 from diwa_conventions.actions import TRAIN_RATE_HZ
@@ -39,11 +41,13 @@ from diwa_worldmodel.latent_filter import THREADS, FilterFrame, LatentFilter
 from diwa_worldmodel.world_model import WorldModel
 
 _NODES = ("diwa_sim.nodes.playroom", "diwa_robot.nodes.command_guard", "diwa_policy.nodes.policy")
+_SETTLE_S = 0.5
+_EPISODE_S = 12.0
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Playroom, command guard and policy in real time; skills run one after the other."""
+    """Playroom, command guard and policy in real time; skills run one after the other, each from a new start."""
 
     policy: Path
     world_model: Path
@@ -71,6 +75,8 @@ class Client:
         self.node = rclpy.create_node("benchmark", namespace=topics.NAMESPACE)
         self.skill, self.seen, self.last_s = skill, Seen(), math.nan
         self.client = ActionClient(self.node, RunSkill, topics.RUN_SKILL_ACTION)
+        self.reset = self.node.create_client(ResetPlayroom, topics.RESET_SERVICE)
+        self.recover = self.node.create_client(Recover, topics.RECOVER_SERVICE)
         for topic, callback in ((topics.POLICY_STATUS, self._on_status), (topics.ACTION, self._on_action)):
             self.node.create_subscription(message_type(topic), topic.name, callback, profile(topic))
 
@@ -88,13 +94,23 @@ class Client:
         self.last_s = stamp_s
 
     def run(self, seconds: float) -> Seen:
-        """Skills for so long; a goal lasts up to 20 s."""
+        """Skills for so long; a goal lasts up to 12 s, an episode of the paper."""
         self.seen, end_s = Seen(), time.monotonic() + seconds
         while time.monotonic() < end_s:
-            goal = RunSkill.Goal(skill=self.skill, time_limit_s=min(20.0, seconds), seed=len(self.seen.ends))
+            self._reset(len(self.seen.ends))
+            goal = RunSkill.Goal(skill=self.skill, time_limit_s=min(_EPISODE_S, seconds), seed=len(self.seen.ends))
             handle = self._wait(self.client.send_goal_async(goal))
-            self.seen.ends.append(self._wait(handle.get_result_async()).result.reason)
+            result = self._wait(handle.get_result_async()).result
+            if not result.steps:
+                raise SystemExit(f"a run of no steps: {result.reason}")
+            self.seen.ends.append(result.reason)
         return self.seen
+
+    def _reset(self, seed: int) -> None:
+        """A new start, also after a fault; who arms in the same moment sees the arm jump."""
+        self._wait(self.recover.call_async(Recover.Request()))
+        self._wait(self.reset.call_async(ResetPlayroom.Request(task=self.skill, seed=seed)))
+        rclpy.spin_until_future_complete(self.node, Future(), timeout_sec=_SETTLE_S)
 
     def _wait(self, future: Any) -> Any:
         rclpy.spin_until_future_complete(self.node, future)

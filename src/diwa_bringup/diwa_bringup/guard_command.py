@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,15 +19,19 @@ from diwa_conventions.topics import (
     DISARM_SERVICE,
     GUARD_STATE,
     NAMESPACE,
+    RECOVER_ARM_SERVICE,
     RECOVER_SERVICE,
     TELEOP_SOURCE,
 )
+from diwa_robot.arm_side import NOT_READY
 
 STATES = ("DISARMED", "ARMED", "HOLDING", "FAULT")
 """By the numbers of diwa_msgs/GuardState."""
 
 _FAULT = STATES.index("FAULT")
 _TIMEOUT_S = 30.0
+_HEARD_S = 3.0
+"""Until a driver's report has reached the guard."""
 _GUARD = "command guard"
 
 
@@ -72,13 +77,28 @@ class GuardDisarm:
 
 @dataclass(frozen=True)
 class GuardRecover:
-    """Clear a latched fault whose cause is gone. The arm stays disarmed: arming is a second step."""
+    """Clear a latched fault whose cause is gone, and a real arm's reflex. Arming is a second step."""
 
     namespace: str = NAMESPACE
     """Of the guard."""
 
     def run(self) -> int:
-        return report(call(RECOVER_SERVICE, "Recover", {}, self.namespace, _GUARD))
+        answer = call(RECOVER_SERVICE, "Recover", {}, self.namespace, _GUARD)
+        if answer["success"] or NOT_READY not in answer["message"]:
+            return report(answer)
+        arm = call(RECOVER_ARM_SERVICE, "Recover", {}, self.namespace, "arm's driver")
+        if not arm["success"]:
+            return report(arm)
+        print(arm["message"])
+        return report(self._again())
+
+    def _again(self) -> dict[str, Any]:
+        """The guard's answer once it has heard that the arm is ready."""
+        deadline = time.monotonic() + _HEARD_S
+        while True:
+            answer = call(RECOVER_SERVICE, "Recover", {}, self.namespace, _GUARD)
+            if answer["success"] or NOT_READY not in answer["message"] or time.monotonic() > deadline:
+                return answer
 
 
 def listen(namespace: str) -> dict[str, Any]:

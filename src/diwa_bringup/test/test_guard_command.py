@@ -11,6 +11,7 @@ from diwa_msgs.msg import GuardState
 from geometry_msgs.msg import PoseStamped
 from rclpy.executors import SingleThreadedExecutor
 
+from diwa_bringup import guard_command
 from diwa_bringup.guard_command import STATES, GuardArm, GuardDisarm, GuardRecover, GuardStatus, describe
 from diwa_conventions import topics
 from diwa_conventions.errors import UserError
@@ -100,6 +101,39 @@ def test_arming_status_and_disarming(guard, arm, capsys):
 def test_recovering_without_a_fault_is_an_exit_code_of_1(guard, capsys):
     assert GuardRecover().run() == 1
     assert capsys.readouterr().err.startswith("there is no fault to recover from; the guard is ")
+
+
+class Services:
+    """Answers in the place of the services, in order; and who was asked."""
+
+    def __init__(self, *answers: tuple[str, bool, str]) -> None:
+        self.answers, self.asked = list(answers), []
+
+    def call(self, name: str, *_: object) -> dict:
+        self.asked.append(name)
+        service, success, message = self.answers.pop(0)
+        assert service == name
+        return {"success": success, "message": message}
+
+
+REFLEX = "the fault stays: the arm is not ready: cartesian_reflex"
+
+
+def test_recovering_from_a_reflex_recovers_the_arm_first(monkeypatch, capsys):
+    services = Services(
+        ("recover", False, REFLEX), ("recover_arm", True, "reflex cleared"), ("recover", True, "recovered from: reflex")
+    )
+    monkeypatch.setattr(guard_command, "call", services.call)
+    assert GuardRecover().run() == 0
+    assert capsys.readouterr().out == "reflex cleared\nrecovered from: reflex\n"
+
+
+def test_arm_that_cannot_be_recovered_is_said_and_the_guard_is_left_alone(monkeypatch, capsys):
+    services = Services(("recover", False, REFLEX), ("recover_arm", False, "the user stop is pressed: release it"))
+    monkeypatch.setattr(guard_command, "call", services.call)
+    assert GuardRecover().run() == 1
+    assert capsys.readouterr().err == "the user stop is pressed: release it\n"
+    assert services.asked == ["recover", "recover_arm"]
 
 
 def test_guard_that_is_not_there_is_one_line():

@@ -92,6 +92,9 @@ EXECUTED_ACTION = Topic(
 GUARD_STATE = Topic(
     "guard_state", "diwa_msgs/msg/GuardState", True, 5, RECORD_RATE_HZ, "state, reason, target and counts of the guard",
 )
+ARM_STATE = Topic(
+    "arm_state", "diwa_msgs/msg/ArmState", True, 5, RECORD_RATE_HZ, "state and reason of a real arm's driver",
+)
 SHADOW_ACTION = Topic(
     "shadow_action", "diwa_msgs/msg/DeltaAction", True, 5, TRAIN_RATE_HZ,
     f"what the policy would ask for in a dry run; nothing obeys it; [-1, 1] in {BASE_FRAME}",
@@ -115,7 +118,7 @@ DIAGNOSTICS = Topic(
 
 TOPICS = (
     TARGET_POSE, GRIPPER_COMMAND, CURRENT_POSE, JOINT_STATES, STATIC_IMAGE, STATIC_INFO, GRIPPER_IMAGE, GRIPPER_INFO,
-    SCENE_STATE, OPERATOR_POSE, OPERATOR_JOY, ACTION, EXECUTED_ACTION, GUARD_STATE, SHADOW_ACTION, POLICY_STATUS,
+    SCENE_STATE, OPERATOR_POSE, OPERATOR_JOY, ACTION, EXECUTED_ACTION, GUARD_STATE, ARM_STATE, SHADOW_ACTION, POLICY_STATUS,
     RECORDER_STATE, ANNOTATION, TRAINING_PROGRESS, DIAGNOSTICS,
 )
 # fmt: on
@@ -124,6 +127,8 @@ RESET_SERVICE = "reset"
 """``diwa_msgs/srv/ResetPlayroom`` of the playroom node."""
 ARM_SERVICE, DISARM_SERVICE, RECOVER_SERVICE = "arm", "disarm", "recover"
 """``diwa_msgs/srv/Arm``, ``Disarm`` and ``Recover`` of the command guard."""
+RECOVER_ARM_SERVICE = "recover_arm"
+"""``diwa_msgs/srv/Recover`` of a real arm's driver."""
 START_RECORDING_SERVICE, STOP_RECORDING_SERVICE = "start_recording", "stop_recording"
 ANNOTATE_SERVICE = "annotate"
 """``diwa_msgs/srv/StartRecording``, ``StopRecording`` and ``Annotate`` of the recorder."""

@@ -26,6 +26,7 @@ from diwa_conventions.actions import (
 )
 from diwa_conventions.errors import UserError
 from diwa_conventions.topics import BASE_FRAME
+from diwa_robot.arm_side import ArmSide
 from diwa_robot.limits import FAULT_LEAD_S, LONGEST_STEP_TICKS, SCALE, GuardConfig, start_pose
 from diwa_robot.measured_state import MeasuredState, StateFault
 from diwa_robot.motion import TargetMotion
@@ -98,6 +99,7 @@ class CommandGuard:
         self.refusals: Counter[str] = Counter()
         """Why actions were refused -> how many."""
         self.measured = MeasuredState(self.config)
+        self._arm_side = ArmSide()
         self._motion: TargetMotion | None = None
         self._gripper: float | None = None
         self.others: tuple[str, ...] = ()
@@ -160,6 +162,8 @@ class CommandGuard:
             raise UserError(f"{self.source} is armed; disarm it first")
         if self.others:
             raise UserError(self._intruders())
+        if self._arm_side.trouble:
+            raise UserError(self._arm_side.trouble)
         if self.active:
             self._motion_now().halt()
             self._expect_actions(now)
@@ -194,7 +198,7 @@ class CommandGuard:
         self._see(now)
         if self.state != State.FAULT:
             return Answer(False, f"there is no fault to recover from; the guard is {self.state.name}")
-        standing = self._intruders() if self.others else self.measured.fault
+        standing = (self._intruders() if self.others else "") or self._arm_side.trouble or self.measured.fault
         if standing:
             return Answer(False, f"the fault stays: {standing}")
         cleared = self.reason
@@ -277,6 +281,13 @@ class CommandGuard:
             self.measured.take(position, quaternion_xyzw, frame_id, stamp_s, now, age_s)
         except StateFault as fault:
             self._fault_if_active(str(fault))
+
+    def arm_state(self, ready: bool, reason: str, now: float) -> None:
+        """Take a report of the arm's driver; not ready (a reflex, contact lost): a fault while somebody is armed."""
+        self._see(now)
+        self._arm_side.take(ready, reason, now)
+        if self._arm_side.trouble:
+            self._fault_if_active(self._arm_side.trouble)
 
     def camera(self, name: str, now: float, stamp_s: float | None = None, age_s: float = 0.0) -> None:
         """A camera has delivered. The last stamp again, or an image older than the time-out, says nothing about now."""
@@ -390,6 +401,8 @@ class CommandGuard:
         elif now - self.measured.taken > self.config.state_timeout_s:
             silent = f"current_pose has brought nothing new for more than {self.config.state_timeout_s:g} s"
             stale.append(self.measured.old or silent)
+        if silence := self._arm_side.silence(now, self.config.arm_state_timeout_s):
+            stale.append(silence)
         for name in self.config.required_cameras:
             if name not in self._cameras:
                 stale.append(f"the {name} camera has not delivered yet (no {name}_camera/camera_info)")

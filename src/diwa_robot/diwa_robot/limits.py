@@ -70,6 +70,9 @@ class GuardConfig:
     max_state_age_s: float = _number(
         0.25, "s", 0.02, 2.0, "current_pose is older by its stamp (or from the future): it says nothing about now"
     )
+    arm_state_timeout_s: float = _number(
+        0.5, "s", 0.1, 5.0, "silence of arm_state, once a real arm's driver has reported; then it holds"
+    )
     camera_timeout_s: float = _number(0.5, "s", 0.05, 5.0, "silence of a required camera; then it holds")
     hold_limit_s: float = _number(30.0, "s", 0.0, 3600.0, "a hold that lasts longer disarms")
     required_cameras: tuple[str, ...] = field(

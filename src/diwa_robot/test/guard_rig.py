@@ -27,6 +27,8 @@ class Rig:
         self.follows = True
         self.states = True
         self.cameras = True
+        self.driver: str | None = None
+        """What the arm's driver reports: None: there is none; "": ready; else what is the matter."""
         self.sequence = 0
         self.armings = 0
         self.outputs: list[tuple[float, Output]] = []
@@ -35,7 +37,9 @@ class Rig:
         self.deliver()
 
     def deliver(self) -> None:
-        """What arm and cameras publish."""
+        """What arm, its driver and cameras publish."""
+        if self.driver is not None:
+            self.guard.arm_state(not self.driver, self.driver, self.now)
         if self.states:
             self.state(self.arm)
         if self.cameras:

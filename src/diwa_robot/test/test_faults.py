@@ -57,6 +57,10 @@ def _intruder(rig: Rig) -> None:
     rig.guard.other_publishers(["/diwa/joystick"], rig.now)
 
 
+def _reflex(rig: Rig) -> None:
+    rig.guard.arm_state(False, "reflex: cartesian_reflex", rig.now)
+
+
 def _clock_back(rig: Rig) -> None:
     rig.guard.tick(rig.now - 0.001)
 
@@ -74,6 +78,7 @@ CAUSES = [
     (_jump, "the measured pose jumped by 0.060 m within 0.008 s"),
     (_turn, "the measured pose jumped by 0.30 rad within 0.008 s"),
     (_intruder, "target_pose has other publishers: /diwa/joystick; stop them"),
+    (_reflex, "the arm is not ready: reflex: cartesian_reflex"),
     (_clock_back, "the guard's clock went back by 0.001 s"),
     (_late, "the guard stood still for 0.26 s; is the machine overloaded?"),
 ]
@@ -162,6 +167,40 @@ def test_recovering_is_refused_while_the_state_is_nonsense():
     assert rig.guard.recover(rig.now).message == "the fault stays: current_pose holds a value that is not finite"
     rig.deliver()
     assert rig.guard.recover(rig.now).success
+
+
+def test_recovering_is_refused_until_the_arms_driver_is_ready():
+    rig = Rig().armed()
+    _reflex(rig)
+    assert rig.guard.recover(rig.now).message == "the fault stays: the arm is not ready: reflex: cartesian_reflex"
+    rig.driver = ""
+    rig.tick()
+    assert rig.guard.recover(rig.now).success
+    rig.armed()
+
+
+def test_nobody_is_armed_while_the_arms_driver_is_not_ready():
+    rig = Rig()
+    rig.guard.arm_state(False, "no answer from 172.16.0.2", rig.now)
+    assert rig.arming().message == "not armed: the arm is not ready: no answer from 172.16.0.2"
+
+
+def test_driver_that_falls_silent_holds_the_arm_until_it_is_back():
+    rig = Rig()
+    rig.driver = ""
+    rig.tick()
+    rig.armed()
+    rig.driver = None
+    for _ in range(70):
+        rig.act()
+        rig.tick()
+    assert rig.guard.state == State.HOLDING
+    assert rig.guard.reason == "the arm's driver has been silent for more than 0.5 s"
+    rig.driver = ""
+    rig.tick()
+    rig.act()
+    rig.tick()
+    assert rig.guard.state == State.ARMED
 
 
 def test_recovering_without_a_fault_changes_nothing():

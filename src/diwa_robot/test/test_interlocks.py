@@ -96,11 +96,18 @@ class Interlocks(RuleBasedStateMachine):
     def restart_the_guard(self) -> None:
         self.rig.guard = CommandGuard(self.rig.guard.config)
         self.latched, self.held = False, None
+        self.rig.driver = None
         assert self.rig.guard.state == State.DISARMED
 
     @rule(there=st.booleans())
     def somebody_else_commands_the_arm(self, there: bool) -> None:
         self.rig.guard.other_publishers(["/diwa/joystick"] if there else [], self.rig.now)
+
+    @rule(report=st.sampled_from(["", "reflex", "no contact"]))
+    def driver_reports(self, report: str) -> None:
+        self.rig.driver = report
+        self.rig.tick()
+        assert not (report and self.rig.guard.active)
 
     # Actions
 
@@ -219,6 +226,7 @@ class Interlocks(RuleBasedStateMachine):
     def all_is_well_again(self) -> None:
         self.rig.states = self.rig.cameras = self.rig.follows = True
         self.rig.guard.other_publishers([], self.rig.now)
+        self.rig.driver = self.rig.driver if self.rig.driver is None else ""
         self.rig.tick(2)
 
     @rule(offset=TRIPLE, turn=TRIPLE, scale=st.sampled_from([0.0, 0.005, 0.05, 0.5]))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from diwa_msgs.msg import DeltaAction, GripperCommand, GuardState
+from diwa_msgs.msg import ArmState, DeltaAction, GripperCommand, GuardState
 from diwa_msgs.srv import Arm, Disarm, Recover
 from geometry_msgs.msg import PoseStamped
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
@@ -126,6 +126,7 @@ class CommandGuardNode(LifecycleNode):
         self._diagnostics_out = self._publisher(topics.DIAGNOSTICS)
         self._subscribe(topics.ACTION, self._on_action)
         self._subscribe(topics.CURRENT_POSE, self._on_pose)
+        self._subscribe(topics.ARM_STATE, self._on_arm_state)
         for camera in self._guard.config.required_cameras:
             self._subscribe(_HEARTBEATS[camera], partial(self._on_camera, camera))
         for kind, name, answer in (
@@ -192,6 +193,9 @@ class CommandGuardNode(LifecycleNode):
             time.monotonic(),
             self._age_s(stamp),
         )
+
+    def _on_arm_state(self, message: ArmState) -> None:
+        self._guard.arm_state(message.state == ArmState.READY, message.reason, time.monotonic())
 
     def _on_camera(self, camera: str, message: CameraInfo) -> None:
         stamp = message.header.stamp
