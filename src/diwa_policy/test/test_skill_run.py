@@ -13,6 +13,7 @@ from diwa_policy.policy import draw_noise
 from diwa_policy.serving.served import SurpriseBounds
 from diwa_policy.serving.skill_run import End, RunLimits, SkillRun
 from diwa_worldmodel.latent_filter import FilterFrame, LatentFilter
+from diwa_worldmodel.world_model import WorldModel
 
 
 def a_run(loaded, limits=None, seed=7, time_limit_s=60.0):
@@ -138,23 +139,37 @@ def test_a_factor_of_zero_lets_surprise_stop_nothing(tmp_path):
     assert all(one.end is None for one in seen(run, lab(), 6))
 
 
-def test_swapped_cameras_are_named_where_swapping_them_back_explains_the_surprise(tmp_path, monkeypatch):
-    """The filter's KL is made to depend on which camera shows the brighter picture."""
-    loaded = served(tmp_path, bounds=SurpriseBounds(one_step=50.0, mean=50.0, mean_steps=2, warmup_steps=1))
-    update = LatentFilter.update
+def swapped(frame):
+    return replace(frame, images={"static": frame.images["gripper"], "gripper": frame.images["static"]})
 
-    def surprised(self, frame, executed_action=None):
-        output = update(self, frame, executed_action)
-        brighter = frame.images["static"].mean() > frame.images["gripper"].mean()
-        return replace(output, surprise=torch.full((1,), 200.0 if brighter else 10.0))
 
-    monkeypatch.setattr(LatentFilter, "update", surprised)
-    frames = lab().run(9)
-    swapped = [
-        replace(one, images={"static": one.images["gripper"], "gripper": one.images["static"]}) for one in frames
-    ]
-    sound = a_run(loaded)
-    assert all(sound.see(frame).end is None for frame in frames)
+def knows(monkeypatch, frame):
+    """The model decodes what the sound frame shows, whatever it sees."""
+    views = {name: torch.from_numpy(image)[None] for name, image in frame.images.items()}
+    monkeypatch.setattr(WorldModel, "decode", lambda self, latents: views)
+
+
+def test_swapped_cameras_end_it_before_the_arm_moves(tmp_path, monkeypatch):
+    loaded, frames = served(tmp_path), lab().run(5)
+    knows(monkeypatch, frames[0])
+    assert a_run(loaded).see(frames[0]).end is None
+    end = a_run(loaded).see(swapped(frames[0]))
+    assert (end.end, end.action) == (End.FAULT, None)
+    assert end.reason.startswith("the two cameras seem to be swapped")
+    assert a_run(loaded, RunLimits(check_views=False)).see(swapped(frames[0])).end is None
+
+
+def test_cameras_are_looked_at_when_the_filter_has_warmed_up(tmp_path, monkeypatch):
+    loaded, frames = served(tmp_path, small_policy(warmup_steps=2)), lab().run(17)
+    knows(monkeypatch, frames[0])
     run = a_run(loaded)
-    end = [run.see(frame) for frame in swapped][-1]
-    assert "with the two cameras swapped it would not be" in end.reason
+    assert [run.see(swapped(frame)).end for frame in frames[:3]] == [None, None, End.FAULT]
+
+
+def test_surprise_names_the_cameras_where_they_are_the_reason(tmp_path, monkeypatch):
+    bounds = SurpriseBounds(one_step=1e-3, mean=1e-6, mean_steps=1, warmup_steps=1)
+    loaded, frames = served(tmp_path, bounds=bounds), lab().run(9)
+    knows(monkeypatch, frames[0])
+    run = a_run(loaded, RunLimits(check_views=False))
+    end = [run.see(swapped(frame)) for frame in frames][-1]
+    assert end.reason.startswith("the world model is surprised") and "cameras seem to be swapped" in end.reason

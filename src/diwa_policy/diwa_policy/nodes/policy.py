@@ -81,6 +81,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
         declare(self, "dry_run", False, "publish on shadow_action what it would do; the arm is not armed")
         declare(self, "stop_on_success", True, "the classifier's success ends a run")
         declare(self, "surprise_factor", 1.5, "times the world model's bound at which surprise ends a run", (0.0, 1e3))
+        declare(self, "check_views", True, "no run begins where the cameras show something else than the model knows")
         declare(self, "executed_actions", 0, "of a chunk before the next decision; 0: as trained", (0, 64))
         declare(self, "stale_s", 0.3, "a run ends when no frame was complete for so long [s]", (0.05, 5.0))
         declare(self, "inference", "auto", "auto, onnx or torch")
@@ -296,6 +297,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
         limits = RunLimits(
             stop_on_success=self._get("stop_on_success"),
             surprise_factor=self._get("surprise_factor"),
+            check_views=self._get("check_views"),
             executed_actions=self._get("executed_actions"),
         )
         try:

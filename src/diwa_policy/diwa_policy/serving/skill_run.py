@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
@@ -26,14 +26,11 @@ from diwa_conventions.errors import UserError
 from diwa_policy.policy import draw_noise
 from diwa_policy.serving.frames import Frame
 from diwa_policy.serving.served import Served
+from diwa_policy.serving.views import unlike
 from diwa_worldmodel.latent_filter import FilterFrame, FilterOutput, LatentFilter
 from diwa_worldmodel.settings import setting
 
 _STILL: FloatArray = np.eye(ACTION_DIM)[GRIPPER_INDEX] * GRIPPER_OPEN
-_REMEMBERED = 24
-"""Frames that are looked at again when the filter was surprised."""
-_SWAPPED_SHARE = 0.5
-"""Cameras count as swapped when swapping them back leaves less than this of the surprise."""
 _NO_JUMP_M, _NO_JUMP_RAD = 0.02, 0.1
 """Noise of a measured pose."""
 
@@ -55,6 +52,8 @@ class RunLimits:
     surprise_factor: float = setting(1.5, 0.0, 1000.0)
     """Times the bound that the mean surprise may reach; 0: surprise stops nothing. The bound is a quantile of recorded
     play and a skill is not played (docs/results/serving.md)."""
+    check_views: bool = True
+    """Do not begin where the cameras show something else than the world model knows of them."""
     executed_actions: int = setting(0, 0, 64)
     """T_a: of a chunk before the next decision; 0: as the policy was trained."""
     noise_clip: float = setting(3.0, 0.1, 100.0)
@@ -82,14 +81,6 @@ class Seen:
     """(1, s) that was acted on."""
 
 
-@dataclass
-class _Memory:
-    """The last frames, to look at again."""
-
-    frames: deque[Frame] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
-    surprise: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
-
-
 class SkillRun:
     """From the first frame to the end. After an end nothing more may be shown to it."""
 
@@ -104,7 +95,7 @@ class SkillRun:
         self._generator = torch.Generator().manual_seed(seed)
         self._chunk: FloatArray = np.zeros((0, ACTION_DIM))
         self._at = 0
-        self._memory = _Memory()
+        self._before: Frame | None = None
         self._recent: deque[float] = deque(maxlen=served.bounds.mean_steps)
 
     def see(self, frame: Frame) -> Seen:
@@ -118,7 +109,7 @@ class SkillRun:
         self._remember(frame, output)
         if not reason and self.step and output.events[0] != "step":
             reason = "frames were lost: the last one is not one step of 1/7.5 s before this"
-        reason = reason or self._surprised()
+        reason = reason or self._surprised(frame, output) or self._unlike(frame, output)
         if reason:
             return self._ended(output, End.FAULT, reason)
         probability = self._probability(output)
@@ -161,9 +152,9 @@ class SkillRun:
 
     def _moved_too_fast(self, frame: Frame) -> str:
         """Why the arm cannot have moved from the last frame to this, or ""."""
-        if not self._memory.frames:
+        before, config = self._before, self.served.world_model.metadata.data_set
+        if before is None:
             return ""
-        before, config = self._memory.frames[-1], self.served.world_model.metadata.data_set
         passed_s = max((frame.stamp_ns - before.stamp_ns) * 1e-9, 0.0)
         way_m, turn_rad = frame.pose.distance_m(before.pose), frame.pose.angle_rad(before.pose)
         if way_m <= config.max_speed_m_s * passed_s + _NO_JUMP_M and (
@@ -174,8 +165,7 @@ class SkillRun:
 
     def _remember(self, frame: Frame, output: FilterOutput) -> None:
         surprise = float(output.surprise[0])
-        self._memory.frames.append(frame)
-        self._memory.surprise.append(surprise)
+        self._before = frame
         if int(output.steps[0]) >= self.served.bounds.warmup_steps:
             self._recent.append(surprise)
 
@@ -191,26 +181,20 @@ class SkillRun:
         factor = self.limits.surprise_factor
         return factor * self.served.bounds.mean if factor else math.inf
 
-    def _surprised(self) -> str:
+    def _surprised(self, frame: Frame, output: FilterOutput) -> str:
         mean = self.mean_surprise
         if not mean > self.surprise_limit:
             return ""
         limit = f"at most {self.surprise_limit:.0f}"
         what = f"the world model is surprised: {mean:.0f} nat a step over the last second, {limit}"
-        if self._looks_swapped():
-            return f"{what}; with the two cameras swapped it would not be: check which camera publishes which topic"
-        return f"{what}: scene, cameras or arm are not as it knows them"
+        cameras = unlike(self._filter.model, output.latent, frame.images)
+        return f"{what}: {cameras or 'scene, cameras or arm are not as it knows them'}"
 
-    def _looks_swapped(self) -> bool:
-        """Whether the last frames make sense with each camera's images taken for the other's."""
-        other = LatentFilter(self._filter.model, limits=self._filter.limits)
-        found = []
-        for number, frame in enumerate(self._memory.frames):
-            swapped = _filter_frame(frame, swapped=True)
-            executed = None if number == 0 or frame.executed is None else _row(frame.executed)
-            found.append(float(other.update(swapped, executed).surprise[0]))
-        half = len(found) // 2
-        return float(np.mean(found[half:])) < _SWAPPED_SHARE * float(np.mean(list(self._memory.surprise)[half:]))
+    def _unlike(self, frame: Frame, output: FilterOutput) -> str:
+        """At the frame of the first decision: why the cameras are not the world model's, or ""."""
+        if not self.limits.check_views or self.step != self.served.policy.policy.config.warmup_steps:
+            return ""
+        return unlike(self._filter.model, output.latent, frame.images)
 
     # What it says
 
@@ -250,10 +234,8 @@ def _executed_actions(served: Served, limits: RunLimits) -> int:
     return limits.executed_actions or config.executed_actions
 
 
-def _filter_frame(frame: Frame, swapped: bool = False) -> FilterFrame:
-    names = tuple(frame.images)
-    others = names[::-1] if swapped else names
-    images = {name: frame.images[other][None] for name, other in zip(names, others, strict=True)}
+def _filter_frame(frame: Frame) -> FilterFrame:
+    images = {name: image[None] for name, image in frame.images.items()}
     return FilterFrame(images, frame.proprio[None].astype(np.float32), np.array([frame.stamp_ns], np.int64))
 
 
