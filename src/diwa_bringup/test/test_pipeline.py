@@ -16,6 +16,7 @@ from diwa_bringup.pipeline import costs
 from diwa_bringup.pipeline import run as run_module
 from diwa_bringup.pipeline.command import Pipeline
 from diwa_bringup.pipeline.config import STAGES
+from diwa_bringup.pipeline.run import summary
 from diwa_conventions.errors import UserError
 
 DEADLINE_S = 60.0
@@ -135,6 +136,25 @@ def test_failed_stage_is_one_line_and_what_it_left_is_removed(diwa: FakeDiwa, ou
     assert pipeline(out) == 0
     assert diwa.verbs() == VERBS[5:]
     assert not (out / "base/partial").exists()
+
+
+def test_recording_over_ros_that_cannot_be_imported_is_recorded_anew(diwa: FakeDiwa, out: Path, monkeypatch):
+    monkeypatch.setenv("FAKE_FAIL", "import")
+    over_ros = ("play.ros_seconds=5", "evaluation.ros=false", *SHORT[2:])
+    assert Pipeline(out, set=over_ros).run() == 1
+    assert state(out)["play_ros"]["state"] == "waiting" and state(out)["play"]["state"] == "done"
+    monkeypatch.delenv("FAKE_FAIL")
+    diwa.verbs()
+    assert Pipeline(out, set=over_ros).run() == 0
+    assert diwa.verbs()[:2] == ["record", "import"]
+
+
+def test_summary_of_a_stage_that_only_says_where_its_page_is(tmp_path: Path):
+    log = tmp_path / "log"
+    log.write_text("report: run/report.html (0.7 MB)\n")
+    assert summary(log) == "report: run/report.html (0.7 MB)"
+    log.write_text("97 frames\nreport: run/report.html\nnext: diwa train\n")
+    assert summary(log) == "97 frames"
 
 
 def test_stage_that_resumes_keeps_what_it_left(diwa: FakeDiwa, out: Path, monkeypatch):

@@ -57,10 +57,19 @@ def _checked(name: str, value: Any, kind: Any, item: Any) -> Any:
             raise UserError(f"{name} is {value!r}; expected one of {', '.join(map(str, get_args(kind)))}")
         return value
     if get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)) or not all(isinstance(one, get_args(kind)[0]) for one in value):
-            raise UserError(f"{name} is {value!r}; expected a list of {get_args(kind)[0].__name__}")
-        return tuple(value)
+        return _checked_list(name, value, get_args(kind)[0])
     return _checked_scalar(name, value, kind, item)
+
+
+def _checked_list(name: str, value: Any, kind: type[Any]) -> tuple[Any, ...]:
+    """Whole numbers are numbers too, true and false are not."""
+    fits = (int, float) if kind is float else kind
+    sound = isinstance(value, (list, tuple)) and all(isinstance(one, fits) for one in value)
+    if not sound or (kind is not bool and any(isinstance(one, bool) for one in value)):
+        raise UserError(f"{name} is {value!r}; expected a list of {kind.__name__}")
+    if kind is float and not all(map(math.isfinite, value)):
+        raise UserError(f"{name} is {value!r}; expected finite numbers")
+    return tuple(map(kind, value))
 
 
 def _checked_scalar(name: str, value: Any, kind: type[Any], item: Any) -> Any:

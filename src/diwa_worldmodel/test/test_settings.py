@@ -26,6 +26,7 @@ from diwa_worldmodel.settings import (
 class Inner:
     share: float = setting(0.5, 0.0, 1.0)
     names: tuple[str, ...] = ("a", "b")
+    offset: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,16 @@ def test_tables_lists_and_numbers_are_read() -> None:
 
 def test_numbers_with_an_exponent_are_read_as_yaml_leaves_them() -> None:
     assert from_mapping(Outer, {"count": 1, "rate": "3e-4"}).rate == 3e-4
+
+
+def test_whole_numbers_in_a_list_of_numbers_are_numbers() -> None:
+    offset = from_mapping(Inner, {"offset": [0, 0.03, -1]}).offset
+    assert offset == (0.0, 0.03, -1.0) and all(isinstance(one, float) for one in offset)
+
+
+@pytest.mark.parametrize("offset", [[True, 0.1], ["a"], 0.1, [float("nan")], [float("inf")]])
+def test_what_is_no_number_in_a_list_of_numbers_is_refused(offset: Any) -> None:
+    assert "offset is" in error_of({"count": 1, "inner": {"offset": offset}})
 
 
 def test_settings_come_back_from_their_table() -> None:

@@ -127,6 +127,7 @@ class _Runner:
                 display.end(record)
                 continue
             if failed := self._do(stage, record, display):
+                self._record_anew(stages, stage)
                 return failed
         return ""
 
@@ -145,6 +146,13 @@ class _Runner:
         self._state.write(self._run)
         display.end(record)
         return "" if good or self._caught else failure(stage, code, log, missing)
+
+    def _record_anew(self, stages: Sequence[Stage], failed: Stage) -> None:
+        """A recording over ROS that its reader refused, of an overloaded machine say, does not count as done."""
+        for stage, record in zip(stages, self._state.stages, strict=True):
+            if stage.over_ros and any(output in failed.inputs for output in stage.outputs):
+                record.state = "waiting"
+        self._state.write(self._run)
 
     def _prepare(self, stage: Stage, record: Record) -> None:
         """What was begun with the same inputs goes on, if it can; else what is there goes."""
@@ -182,7 +190,7 @@ def summary(log: Path) -> str:
     """The line that says what came of it: the recorder's, else the last one but for hints at what comes next."""
     lines = last_lines(log)
     recorded = [found[1] for line in lines if (found := _WHAT_CAME.search(line))]
-    said = recorded or [line for line in lines if not line.startswith(_NO_SUMMARY)]
+    said = recorded or [line for line in lines if not line.startswith(_NO_SUMMARY)] or lines
     return textwrap.shorten(said[-1], _SUMMARY, placeholder=" ...") if said else ""
 
 
