@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # colcon test for each package (or the one named), then lint and types, then a table: test.sh [PACKAGE]
-# One package after the other: several tests measure rates and latencies, and a busy machine would fail them.
+# Several tests measure rates and latencies, and a busy machine would fail them: only the learning core, which measures
+# none, runs beside others.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,21 +17,31 @@ main() {
     packages=$(selected_packages "$@")
     rm -rf "$results"
     mkdir -p "$results"
+    if [ -z "${1:-}" ]; then
+        test_package diwa_worldmodel &
+        check_code
+        for package in diwa_msgs diwa_policy; do test_package "$package"; done
+        wait
+        packages=$(grep -vxE 'diwa_(worldmodel|msgs|policy)' <<<"$packages")
+    fi
     for package in $packages; do
         test_package "$package"
     done
-    DIWA_LINT_RESULTS=$lint scripts/lint.sh "$@" || true
+    [ -z "${1:-}" ] || check_code "$1"
     python scripts/test_summary.py "$outcomes" "$lint"
+}
+
+check_code() {
+    DIWA_LINT_RESULTS=$lint scripts/lint.sh "$@" || true
 }
 
 test_package() {
     local package=$1 output=$results/$1.log started=$SECONDS status=0
     # Results of an earlier run must not count for a run that wrote none.
     rm -rf "build/$package/pytest.xml" "build/$package/test_results"
-    printf 'test: %s ... ' "$package"
     python -m colcon test --base-paths src --packages-select "$package" --return-code-on-test-failure \
         --event-handlers console_direct+ console_start_end- >"$output" 2>&1 || status=$?
-    echo "$((SECONDS - started)) s"
+    echo "test: $package ... $((SECONDS - started)) s"
     echo "$package $status $((SECONDS - started))" >>"$outcomes"
     if [ $status != 0 ]; then
         tail -n 150 "$output"

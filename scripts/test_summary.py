@@ -57,7 +57,7 @@ def verdict(counts: Counts, status: int) -> str:
 def main(packages_file: str, lint_file: str) -> int:
     total, good = Counts(), True
     print(f"\n{'':16} {'passed':>7} {'failed':>7} {'skipped':>7} {'time':>7}")
-    for line in Path(packages_file).read_text().splitlines():
+    for line in sorted(Path(packages_file).read_text().splitlines()):
         package, status, seconds = line.split()
         counts = counts_of_package(Path("build", package))
         outcome = verdict(counts, int(status))

@@ -69,7 +69,7 @@ def test_bag_lasts_as_long_as_asked(bag: Path):
 
 def test_bag_holds_images_states_commands_operator_and_guard(bag: Path):
     found = {name for name, topic in Bag(bag).topics.items() if topic.messages}
-    of_others = {topics.POLICY_STATUS, topics.SHADOW_ACTION, topics.TRAINING_PROGRESS}
+    of_others = {topics.ARM_STATE, topics.POLICY_STATUS, topics.SHADOW_ACTION, topics.TRAINING_PROGRESS}
     expected = set(topics.TOPICS) - {topics.ANNOTATION, topics.RECORDER_STATE} - of_others
     assert {full_name(topic.name, "diwa") for topic in expected} - found == set()
 
