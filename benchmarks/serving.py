@@ -158,7 +158,7 @@ def loop(benchmark: Benchmark) -> None:
             whole.ends += seen.ends
     rclpy.shutdown()
     head = ["minute", "latency p50 [ms]", "p99 [ms]", "filter and decision p99 [ms]", "jitter p99 [ms]", "cores", "MiB"]
-    shown = rows if len(rows) <= 6 else [rows[0], rows[len(rows) // 2], rows[-1]]
+    shown = rows if len(rows) <= 6 else [*rows[: -1 : math.ceil(len(rows) / 6)], rows[-1]]
     print(markdown_table(head, [*shown, ["all", *figures(whole), "", ""]]))
     odd = sorted({reason for reason in whole.ends if not reason.startswith("time limit")})
     print(f"\n{len(whole.latency_ms)} actions in {len(whole.ends)} runs; ended otherwise than by time: {odd or 'none'}")
