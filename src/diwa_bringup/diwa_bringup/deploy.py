@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from diwa_bringup.graph import DEPLOY
+from diwa_bringup.robot_graphs import DEPLOY
 from diwa_bringup.up import up
 from diwa_conventions.actions import RECORD_RATE_HZ
 from diwa_conventions.bags.definitions import full_name
@@ -36,8 +36,19 @@ class Deploy:
     """Folder of the world model that it was made with."""
     reward: Path | None = None
     """Folder of its reward classifier, whose success ends a run; without it only the time limit does."""
-    robot: Literal["sim", "none"] = "sim"
-    """sim: the playroom; none: arm and cameras are started by others, with the same topics."""
+    robot: Literal["sim", "fci", "crisp", "none"] = "sim"
+    """sim: the playroom; fci: a Panda or FR3 by its own protocol; crisp: by its ROS 2 controllers; none: arm and
+    cameras are started by others, with the same topics."""
+    robot_ip: str = ""
+    """fci: address of the robot; sim: the playroom as a Panda."""
+    static_camera: str = "auto"
+    """realsense, azure_kinect, webcam, topics or none; auto: the playroom's."""
+    static_camera_source: str = ""
+    """Its serial number, video device or image topic, or a recording to play."""
+    gripper_camera: str = "auto"
+    """As static_camera."""
+    gripper_camera_source: str = ""
+    """As static_camera_source."""
     dry_run: bool = False
     """Shadow mode: show on shadow_action what the policy would do; the arm is never armed for it."""
     bag: Path | None = None
@@ -64,6 +75,11 @@ class Deploy:
             "world_model": self.world_model,
             "reward": self.reward or "",
             "robot": self.robot,
+            "robot_ip": self.robot_ip,
+            "static_camera": self.static_camera,
+            "static_camera_source": self.static_camera_source,
+            "gripper_camera": self.gripper_camera,
+            "gripper_camera_source": self.gripper_camera_source,
             "dry_run": str(self.dry_run).lower(),
             "bag": self.bag or "",
             "task": self.task,

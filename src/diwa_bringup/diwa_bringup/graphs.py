@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diwa_bringup.graph import DEPLOY, RECORD, SIM, Graph
+from diwa_bringup.graph import Graph
 from diwa_bringup.replay_graph import REPLAY
+from diwa_bringup.robot_graphs import DEPLOY, RECORD, SIM
 from diwa_bringup.train_graph import TRAIN
 
 GRAPHS: Mapping[str, Graph] = {graph.name: graph for graph in (SIM, RECORD, DEPLOY, REPLAY, TRAIN)}

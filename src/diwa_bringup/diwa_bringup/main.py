@@ -100,6 +100,17 @@ _GUARD_VERBS = {
     )
 }
 
+_CALIBRATE_VERBS = {
+    "cameras": Verb(
+        "compare both live views with those of a data set",
+        partial(_run_stage, "diwa_bringup.calibrate_cameras:CalibrateCameras"),
+    ),
+    "operator": Verb(
+        "find out where the VIVE's world stands to the robot, by touching three points",
+        partial(_run_stage, "diwa_bringup.calibrate_operator:CalibrateOperator"),
+    ),
+}
+
 _BAG_VERBS = {
     "info": Verb("say what is in a bag", partial(_run_stage, "diwa_bringup.bag:BagInfo")),
     "repair": Verb("make a bag readable that was cut off", partial(_run_stage, "diwa_bringup.bag:BagRepair")),
@@ -150,6 +161,10 @@ VERBS: Mapping[str, Verb] = {
     ),
     "guard": Verb(
         "look at the command guard, arm it, disarm it", partial(_run_verb, "The command guard.", _GUARD_VERBS)
+    ),
+    "calibrate": Verb(
+        "see to it that cameras and operator are where they should be",
+        partial(_run_verb, "Cameras and operator.", _CALIBRATE_VERBS),
     ),
     "top": Verb("show rates, latencies and states of the running graph", partial(_run_stage, "diwa_bringup.top:Top")),
     "bag": Verb("look at a bag, repair it", partial(_run_verb, "Recorded bags.", _BAG_VERBS)),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from diwa_bringup.bag import BagInfo
-from diwa_bringup.graph import RECORD
+from diwa_bringup.robot_graphs import RECORD
 from diwa_bringup.up import up
 from diwa_conventions.bags.reader import Bag
 from diwa_conventions.errors import UserError
@@ -23,9 +23,20 @@ class Record:
     Ctrl-C ends the recording in order. Further arguments: diwa up record --help.
     """
 
-    robot: Literal["sim", "none"] = "sim"
-    """sim: the playroom; none: arm and cameras are started by others, with the same topics."""
-    operator: Literal["scripted", "gamepad", "keyboard", "none"] = "scripted"
+    robot: Literal["sim", "fci", "crisp", "none"] = "sim"
+    """sim: the playroom; fci: a Panda or FR3 by its own protocol; crisp: by its ROS 2 controllers; none: arm and
+    cameras are started by others, with the same topics."""
+    robot_ip: str = ""
+    """fci: address of the robot; sim: the playroom as a Panda."""
+    static_camera: str = "auto"
+    """realsense, azure_kinect, webcam, topics or none; auto: the playroom's."""
+    static_camera_source: str = ""
+    """Its serial number, video device or image topic, or a recording to play."""
+    gripper_camera: str = "auto"
+    """As static_camera."""
+    gripper_camera_source: str = ""
+    """As static_camera_source."""
+    operator: Literal["scripted", "vive", "spacemouse", "gamepad", "keyboard", "none"] = "scripted"
     """Who moves the arm. keyboard: run diwa keyboard in a second terminal."""
     out: Path | None = None
     """Folder of the bag; by default a new one in bags/, named after date and time."""
@@ -71,6 +82,11 @@ class Record:
         values = {
             "bag": bag,
             "robot": self.robot,
+            "robot_ip": self.robot_ip,
+            "static_camera": self.static_camera,
+            "static_camera_source": self.static_camera_source,
+            "gripper_camera": self.gripper_camera,
+            "gripper_camera_source": self.gripper_camera_source,
             "operator": self.operator,
             "duration_s": self.duration,
             "task": self.task,

@@ -7,7 +7,7 @@ import pytest
 
 from diwa_bringup import deploy
 from diwa_bringup.deploy import Deploy, RunSkill, describe
-from diwa_bringup.graph import DEPLOY
+from diwa_bringup.robot_graphs import DEPLOY
 from diwa_conventions.errors import UserError
 
 

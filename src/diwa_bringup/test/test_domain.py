@@ -1,7 +1,7 @@
 import pytest
 
 from diwa_bringup import domain
-from diwa_bringup.graph import SIM
+from diwa_bringup.robot_graphs import SIM
 from diwa_conventions.errors import UserError
 
 SPECS = SIM.specs([])

@@ -2,8 +2,9 @@ import os
 
 import pytest
 
-from diwa_bringup.graph import RECORD, SIM, Argument, Graph, NodeSpec, split_words
+from diwa_bringup.graph import Argument, Graph, NodeSpec, split_words
 from diwa_bringup.graphs import GRAPHS
+from diwa_bringup.robot_graphs import RECORD, SIM
 from diwa_conventions.errors import UserError
 from diwa_conventions.tasks import TASKS
 

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from diwa_bringup import main as main_module
-from diwa_bringup.graph import SIM
 from diwa_bringup.graphs import GRAPHS
 from diwa_bringup.main import VERBS, main
+from diwa_bringup.robot_graphs import SIM
 from diwa_conventions.errors import UserError
 
 

@@ -10,7 +10,7 @@ import yaml
 from mcap.reader import make_reader
 from rosbags.highlevel import AnyReader
 
-from diwa_bringup.graph import RECORD
+from diwa_bringup.robot_graphs import RECORD
 from diwa_conventions import topics
 from diwa_conventions.bags.definitions import full_name
 from diwa_conventions.bags.reader import Bag

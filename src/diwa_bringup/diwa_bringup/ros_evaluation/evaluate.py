@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from diwa_bringup.domain import free_domain
-from diwa_bringup.graph import DEPLOY, NodeSpec
+from diwa_bringup.graph import NodeSpec
+from diwa_bringup.robot_graphs import DEPLOY
 from diwa_bringup.ros_evaluation.plan import Outcomes, Plan, PlannedPolicy, Scene, planned_trials, read_outcomes
 from diwa_bringup.start import node_command, start
 from diwa_conventions.discovery import stay_on_this_machine
