@@ -14,6 +14,7 @@ from diwa_bringup.up import up
 from diwa_conventions.bags.reader import Bag
 from diwa_conventions.errors import UserError
 from diwa_conventions.topics import NAMESPACE
+from diwa_teleop.operators.calibration import CALIBRATION_FILE
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Record:
     """As static_camera_source."""
     operator: Literal["scripted", "vive", "spacemouse", "gamepad", "keyboard", "none"] = "scripted"
     """Who moves the arm. keyboard: run diwa keyboard in a second terminal."""
+    operator_calibration: str = CALIBRATION_FILE
+    """vive: file of diwa calibrate operator; none: without."""
     out: Path | None = None
     """Folder of the bag; by default a new one in bags/, named after date and time."""
     duration: float = 0.0
@@ -88,6 +91,7 @@ class Record:
             "gripper_camera": self.gripper_camera,
             "gripper_camera_source": self.gripper_camera_source,
             "operator": self.operator,
+            "operator_calibration": self.operator_calibration,
             "duration_s": self.duration,
             "task": self.task,
             "episodes": self.episodes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from diwa_bringup.arm_and_cameras import ROBOT_ARGUMENTS, arm_and_cameras, has_playroom, playroom_arm
@@ -16,6 +17,7 @@ from diwa_conventions.topics import (
     NAMESPACE,
     STATIC_IMAGE,
 )
+from diwa_teleop.operators.calibration import CALIBRATION_FILE, NO_CALIBRATION
 
 _SCRIPTED = ("none", "play", "demonstration")
 _OPERATORS = ("scripted", "vive", "spacemouse", "gamepad", "keyboard", "none")
@@ -100,6 +102,7 @@ _RECORD_ARGUMENTS = (
         "who moves the arm; keyboard and none: start that node yourself, in a terminal of its own",
         choices=_OPERATORS,
     ),
+    Argument("operator_calibration", CALIBRATION_FILE, "vive: file of diwa calibrate operator; none: without"),
     Argument("bag", "", "folder of the bag; empty: a new one, named after date and time, in folder", "path"),
     Argument("folder", "bags", "where new bags go", "path"),
     Argument("duration_s", 0.0, "recording ends after so many seconds; 0: at Ctrl-C", "number", minimum=0.0),
@@ -132,11 +135,19 @@ def record_nodes(arguments: Mapping[str, Value]) -> list[NodeSpec]:
         specs.append(_scripted_operator(nodes, "demonstration" if arguments["task"] else "play"))
     if operator == "gamepad":
         specs += [nodes.follower("joy", "joy_node"), nodes.follower("diwa_teleop", "gamepad")]
-    if operator in ("vive", "spacemouse"):
-        specs.append(nodes.follower("diwa_teleop", str(operator)))
+    if operator == "vive":
+        specs.append(nodes.follower("diwa_teleop", "vive", {"calibration": _calibration(arguments)}))
+    if operator == "spacemouse":
+        specs.append(nodes.follower("diwa_teleop", "spacemouse"))
     specs += _gate(nodes, {"skill": arguments["mark"]})
     recorder = {name: arguments[name] for name in _RECORDER_ARGUMENTS} | {"autostart": True}
     return [*specs, nodes.follower("diwa_teleop", "recorder", recorder), *_film(nodes)]
+
+
+def _calibration(arguments: Mapping[str, Value]) -> str:
+    """Absolute, since the node may run in another folder; the word none stays."""
+    given = str(arguments["operator_calibration"])
+    return given if given == NO_CALIBRATION else os.path.abspath(os.path.expanduser(given))
 
 
 _DEPLOY_ARGUMENTS = (

@@ -72,6 +72,12 @@ def test_operators_with_a_device_have_a_node(operator: str):
     assert nodes(f"operator:={operator}")[operator].package == "diwa_teleop"
 
 
+def test_calibration_of_the_vive_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert nodes("operator:=vive")["vive"].parameters["calibration"] == str(tmp_path / "operator_calibration.yaml")
+    assert nodes("operator:=vive", "operator_calibration:=none")["vive"].parameters["calibration"] == "none"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
