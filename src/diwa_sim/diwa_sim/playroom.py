@@ -65,6 +65,15 @@ class JointState:
     effort: FloatArray
 
 
+@dataclass(frozen=True)
+class PhysicalState:
+    """Positions (nq,) and velocities (nv,) of everything; lights: button held down, LED, lightbulb."""
+
+    qpos: FloatArray
+    qvel: FloatArray
+    lights: tuple[bool, bool, bool]
+
+
 class Playroom:
     """One simulated Panda on its table. Nothing here renders; see :mod:`diwa_sim.cameras`.
 
@@ -79,6 +88,7 @@ class Playroom:
         arm = [model.joint(f"{ARM_PREFIX}fr3_joint{i + 1}") for i in range(ARM_DOF)]
         fingers = [model.joint(f"{ARM_PREFIX}finger_joint{i}") for i in (1, 2)]
         self._qpos = np.array([joint.qposadr[0] for joint in (*arm, *fingers)])
+        self.arm_joints = np.array([joint.id for joint in arm])
         self._dof = np.array([joint.dofadr[0] for joint in (*arm, *fingers)])
         self._gripper = model.actuator(GRIPPER_ACTUATOR).id
         self._arm_actuators = np.array([model.actuator(f"{ARM_PREFIX}fr3_joint{i + 1}").id for i in range(ARM_DOF)])
@@ -134,6 +144,27 @@ class Playroom:
         self._pressed, self.led, self.lightbulb = scene.button_m > _BUTTON_PRESSED_M, scene.led, scene.lightbulb
         mujoco.mj_forward(self.model, self.data)
         self._show_lights()
+
+    def physical_state(self) -> PhysicalState:
+        """All that physics goes on from."""
+        lights = (self._pressed, self.led, self.lightbulb)
+        return PhysicalState(self.data.qpos.copy(), self.data.qvel.copy(), lights)
+
+    def set_physical_state(self, state: PhysicalState) -> None:
+        """Go on from a state of another playroom of the same look; the arm's commands are those of an arm at rest."""
+        data = self.data
+        data.qpos[:], data.qvel[:] = state.qpos, state.qvel
+        self._pressed, self.led, self.lightbulb = state.lights
+        self._joint_command = data.qpos[self._qpos[:ARM_DOF]].copy()
+        data.ctrl[self._arm_actuators] = self._joint_command
+        data.ctrl[self._gripper] = data.qpos[self._qpos[ARM_DOF]]
+        mujoco.mj_forward(self.model, data)
+        self._show_lights()
+
+    def step(self) -> None:
+        """One step of physics under the actuators' present commands."""
+        mujoco.mj_step(self.model, self.data)
+        self._switch_lights()
 
     def advance(self, target: Pose, gripper: float, ticks: int = TICKS_PER_FRAME) -> None:
         """Follow the target pose for ``ticks`` of 1/120 s; ``gripper >= 0`` opens.

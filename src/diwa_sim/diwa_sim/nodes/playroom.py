@@ -33,7 +33,9 @@ from diwa_conventions.node_main import run_node, start_lifecycle
 from diwa_conventions.qos import message_type, profile
 from diwa_conventions.tasks import checked_task
 from diwa_sim.cameras import Cameras
+from diwa_sim.fci.process import FciProcess
 from diwa_sim.playroom import TICK_RATE_HZ, TICKS_PER_FRAME, Playroom
+from diwa_sim.scene import Look
 from diwa_sim.tasks import draw_start, is_done
 
 MAX_CATCH_UP_S = 0.25
@@ -84,6 +86,7 @@ class PlayroomNode(LifecycleNode):
         self._declare("look", "clear", "clear: large lights on a muted table; hard: small ones on a busy table")
         self._declare("image_size", topics.CAMERA_SIZE_PX, "width and height of both images [px]", (8, 640))
         self._declare("publish_clock", False, "publish simulated time on /clock and stamp with it")
+        self._declare("fci", "", "address host[:port] at which a driver reaches the arm as a Panda; empty: by topics")
         self._declare("autostart", True, "configure and activate without a lifecycle manager")
         self._seed = 0
         self._episode = 0
@@ -91,6 +94,7 @@ class PlayroomNode(LifecycleNode):
         self._conflict = ""
         self._active = False
         self._ticks = 0
+        self._fci: FciProcess | None = None
         self._born_s = time.monotonic()
         self._resources = ExitStack()
 
@@ -105,6 +109,7 @@ class PlayroomNode(LifecycleNode):
             self._build()
         except UserError as error:
             self.get_logger().error(str(error))
+            self.close()
             return TransitionCallbackReturn.FAILURE
         except Exception:  # rclpy would swallow it
             self.get_logger().error(f"cannot configure, by a fault of this software:\n{traceback.format_exc()}")
@@ -148,12 +153,30 @@ class PlayroomNode(LifecycleNode):
         self._cameras = Cameras(self._playroom, self._size_px)
         self._resources.callback(self._cameras.close)
         self._cameras.render("static")  # fails here, with a reason, rather than at the first frame
+        self._start_fci(str(get("fci").value), get("look").value)
         self._reset(self._task, self._seed)
         self._open_topics()
 
-    def _open_topics(self) -> None:
+    def _start_fci(self, address: str, look: Look) -> None:
+        """Arm and scene move in a process of its own, and this one draws them."""
+        if address:
+            self._fci = FciProcess(address, self._playroom, look)
+            self._resources.callback(self._end_fci, self._fci)
+
+    def _end_fci(self, fci: FciProcess) -> None:
+        fci.close()
+        self._fci = None
+
+    def _open_arm_topics(self) -> None:
+        """Where the arm is not reached through FCI: then the driver has these."""
         self._pose_out = self._publisher(topics.CURRENT_POSE)
         self._joints_out = self._publisher(topics.JOINT_STATES)
+        self._subscribe(topics.TARGET_POSE, self._on_target)
+        self._subscribe(topics.GRIPPER_COMMAND, self._on_gripper)
+
+    def _open_topics(self) -> None:
+        if self._fci is None:
+            self._open_arm_topics()
         self._scene_out = self._publisher(topics.SCENE_STATE)
         self._diagnostics_out = self._publisher(topics.DIAGNOSTICS)
         self._images_out = {camera.key: self._publisher(camera.image) for camera in _CAMERAS}
@@ -162,8 +185,6 @@ class PlayroomNode(LifecycleNode):
             self.create_publisher(Clock, "/clock", 1) if self._use_sim_stamps else None, self.destroy_publisher
         )
         self._info = {camera.key: self._camera_info(camera) for camera in _CAMERAS}
-        self._subscribe(topics.TARGET_POSE, self._on_target)
-        self._subscribe(topics.GRIPPER_COMMAND, self._on_gripper)
         service = self.create_service(ResetPlayroom, topics.RESET_SERVICE, self._on_reset)
         self._until_cleanup(service, self.destroy_service)
         steady = SteadyClock(clock_type=ClockType.STEADY_TIME)
@@ -216,7 +237,11 @@ class PlayroomNode(LifecycleNode):
             response.success, response.message, response.seed = False, str(error), request.seed
             return response
         self._seed = int(request.seed) if request.seed >= 0 else self._seed + 1
-        self._reset(task, self._seed)
+        try:
+            self._reset(task, self._seed)
+        except UserError as error:
+            response.success, response.message, response.seed = False, str(error), self._seed
+            return response
         response.success, response.seed, response.episode = True, self._seed, self._episode
         response.message = f"episode {self._episode} of {task or 'any task'}, seed {self._seed}"
         return response
@@ -224,6 +249,8 @@ class PlayroomNode(LifecycleNode):
     def _reset(self, task: str, seed: int) -> None:
         self._task = task
         self._playroom.reset(draw_start(np.random.default_rng(seed), task))
+        if self._fci is not None:
+            self._fci.put(self._playroom)
         self._start = self._playroom.scene_state()
         self._target = self._playroom.tool_pose()
         self._gripper = GRIPPER_OPEN
@@ -252,13 +279,17 @@ class PlayroomNode(LifecycleNode):
             self._tick()
 
     def _tick(self) -> None:
-        self._playroom.advance(self._target, self._gripper, ticks=1)
+        if self._fci is None:
+            self._playroom.advance(self._target, self._gripper, ticks=1)
         self._ticks += 1
         stamp = self._stamp()
         if self._clock_out is not None:
             self._clock_out.publish(Clock(clock=stamp))
-        self._publish_state(stamp)
+        if self._fci is None:
+            self._publish_state(stamp)
         if self._ticks % TICKS_PER_FRAME == 0:
+            if self._fci is not None:
+                self._fci.refresh(self._playroom)
             self._publish_frame(stamp)
 
     def _stamp(self) -> Time:
@@ -326,13 +357,15 @@ class PlayroomNode(LifecycleNode):
         now_s = time.monotonic()
         factor = (self._ticks - self._reported_ticks) / TICK_RATE_HZ / max(now_s - self._reported_s, 1e-6)
         self._reported_ticks, self._reported_s = self._ticks, now_s
+        values = {"refused_commands": self._refused, "episode": self._episode, "real_time_factor": f"{factor:.3f}"}
         level, text = DiagnosticStatus.OK, "simulating"
+        if self._fci is not None:
+            level, text = self._report_fci(self._fci, values)
         if self._conflict:
             level, text = DiagnosticStatus.ERROR, self._conflict
             self.get_logger().error(self._conflict, throttle_duration_sec=5.0)
-        elif factor < 0.95:
+        elif factor < 0.95 and level != DiagnosticStatus.ERROR:
             level, text = DiagnosticStatus.WARN, f"slower than real time: {factor:.2f}x"
-        values = {"real_time_factor": f"{factor:.3f}", "refused_commands": self._refused, "episode": self._episode}
         status = DiagnosticStatus(
             level=level, name=self.get_fully_qualified_name(), message=text, hardware_id="playroom"
         )
@@ -341,8 +374,20 @@ class PlayroomNode(LifecycleNode):
         message.header.stamp = self._stamp()
         self._diagnostics_out.publish(message)
 
+    def _report_fci(self, fci: FciProcess, values: dict[str, Any]) -> tuple[bytes, str]:
+        """Add the robot's own figures; how it is."""
+        try:
+            amiss, figures = fci.health()
+        except UserError as error:
+            self.get_logger().error(str(error), throttle_duration_sec=5.0)
+            return DiagnosticStatus.ERROR, str(error)
+        values.update(figures)
+        return (DiagnosticStatus.WARN, amiss) if amiss else (DiagnosticStatus.OK, "simulating")
+
     def _find_conflict(self) -> str:
         """Why commands are not obeyed now, or ""."""
+        if self._fci is not None:
+            return other_simulator(self, own=1)  # commands are the driver's business
         commanders = self.get_publishers_info_by_topic(self.resolve_topic_name(topics.TARGET_POSE.name))
         if len(commanders) > 1:
             names = ", ".join(sorted(f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in commanders))
@@ -354,13 +399,13 @@ class PlayroomNode(LifecycleNode):
 
 
 def other_simulator(node: LifecycleNode, own: int) -> str:
-    """One line if somebody else publishes this namespace's current_pose, else ""; ``own``: publishers of this node."""
-    topic = node.resolve_topic_name(topics.CURRENT_POSE.name)
+    """One line if somebody else simulates this namespace's arm, else ""; ``own``: publishers of this node."""
+    by_topics = not node.get_parameter("fci").value  # else the driver publishes the arm's pose, not the simulator
+    topic = node.resolve_topic_name((topics.CURRENT_POSE if by_topics else topics.SCENE_STATE).name)
     if node.count_publishers(topic) <= own:
         return ""
-    return (
-        f"another arm already publishes {topic}; stop it, or start this simulator in another namespace or ROS_DOMAIN_ID"
-    )
+    other = f"another {'arm' if by_topics else 'simulator'} already publishes {topic}"
+    return f"{other}; stop it, or start this simulator in another namespace or ROS_DOMAIN_ID"
 
 
 def _start(node: PlayroomNode) -> bool:
