@@ -5,7 +5,8 @@ SHELL := /bin/bash
 
 help:
 	@echo "make setup             .venv, packages and colcon build; quick when nothing changed (PYTHON=python3.12, VERBOSE=1)"
-	@echo "make setup EXTRA=lerobot   also what reads and writes LeRobot data sets"
+	@echo "make setup EXTRA=hardware  also the libraries of Franka, RealSense, Azure Kinect, VIVE and SpaceMouse"
+	@echo "make setup EXTRA=lerobot   also what reads and writes LeRobot data sets (EXTRA='hardware lerobot': both)"
 	@echo "make test              all tests, lint and types (PACKAGE=diwa_sim: of one package)"
 	@echo "make lint              ruff and mypy only"
 	@echo "make format            rewrites the code as make lint wants it"

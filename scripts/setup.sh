@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes .venv, installs what requirements/ names and builds the workspace; does only what is missing or has changed.
 #   PYTHON=python3.12   interpreter to use (default: python3.11, else another for which wheels exist)
-#   EXTRA=lerobot       also install what reads and writes LeRobot data sets
+#   EXTRA=lerobot       also install what reads and writes LeRobot data sets; EXTRA=hardware the robot's, cameras' and
+#                       operators' own libraries; EXTRA='lerobot hardware' both
 #   DIWA_ROS=wheels     do not use a sourced ROS 2 install (see ros_choice.sh)
 #   VERBOSE=1           show the output of every phase
 set -euo pipefail
@@ -23,7 +24,7 @@ main() {
     choose_python
     make_venv
     install_packages
-    install_extra
+    install_extras
     build_workspace
 }
 
@@ -194,18 +195,21 @@ install_packages() {
     rm .venv/diwa-installing
 }
 
-install_extra() {
-    local list=requirements/lerobot.txt key
-    case ${EXTRA:-} in
-    "") return ;;
-    lerobot) ;;
-    *) fail "there is no EXTRA=$EXTRA; known: lerobot" ;;
-    esac
-    [ "$python_version" != 3.10 ] || fail "EXTRA=lerobot needs Python 3.11 or above, as data sets do; this is $python_version"
-    key=$(hash_of "$list")
-    if [ "$(content .venv/diwa-lerobot)" = "$key" ]; then return; fi
-    phase "LeRobot data sets" pip_install --no-deps --force-reinstall -r "$list"
-    echo "$key" >.venv/diwa-lerobot
+install_extras() {
+    local extra list key
+    for extra in ${EXTRA:-}; do
+        case $extra in
+        lerobot | hardware) ;;
+        *) fail "there is no EXTRA=$extra; known: lerobot, hardware" ;;
+        esac
+        [ "$python_version" != 3.10 ] || [ "$extra" != lerobot ] ||
+            fail "EXTRA=lerobot needs Python 3.11 or above, as data sets do; this is $python_version"
+        list=requirements/$extra.txt
+        key=$(hash_of "$list")
+        if [ "$(content ".venv/diwa-$extra")" = "$key" ]; then continue; fi
+        phase "extra: $extra" pip_install --no-deps --force-reinstall -r "$list"
+        echo "$key" >".venv/diwa-$extra"
+    done
 }
 
 pip_install() {
