@@ -19,7 +19,12 @@ setup(
             "teleop = diwa_teleop.nodes.teleop:main",
             "keyboard = diwa_teleop.nodes.keyboard:main",
             "gamepad = diwa_teleop.nodes.gamepad:main",
+            "vive = diwa_teleop.nodes.vive:main",
+            "spacemouse = diwa_teleop.nodes.spacemouse:main",
             "camera = diwa_teleop.nodes.camera:main",
+            "realsense = diwa_teleop.nodes.realsense:main",
+            "azure_kinect = diwa_teleop.nodes.azure_kinect:main",
+            "webcam = diwa_teleop.nodes.webcam:main",
             "recorder = diwa_teleop.nodes.recorder:main",
         ]
     },

@@ -42,6 +42,7 @@ def words_of_all_stages() -> list[tuple[str, ...]]:
     """Every word or pair of words that runs a stage."""
     pairs = {"up": GRAPHS, "guard": main_module._GUARD_VERBS, "bag": main_module._BAG_VERBS}
     pairs |= {"simulate": main_module._SIMULATE_VERBS, "evaluate": main_module._EVALUATE_VERBS}
+    pairs |= {"calibrate": main_module._CALIBRATE_VERBS}
     return [(verb, word) for verb, words in pairs.items() for word in words] + [(v,) for v in VERBS if v not in pairs]
 
 

@@ -46,3 +46,11 @@ def squared(intrinsics: Intrinsics, images: SquareImages) -> Intrinsics:
         matrix=resize @ intrinsics.matrix,
         projection=resize @ intrinsics.projection,
     )
+
+
+def pinhole(
+    width: int, height: int, matrix: FloatArray, distortion_model: str, distortion: tuple[float, ...]
+) -> Intrinsics:
+    """Of one camera by itself: nothing to rectify, and the projection is the camera's own matrix (3, 3) [px]."""
+    projection = np.hstack([matrix, np.zeros((3, 1))])
+    return Intrinsics(width, height, matrix, projection, distortion_model, distortion, np.eye(3))

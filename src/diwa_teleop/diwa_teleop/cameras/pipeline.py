@@ -7,6 +7,7 @@ from typing import Any
 
 from diwa_conventions.errors import UserError
 from diwa_conventions.images import ImageArray, SquareImages
+from diwa_teleop.cameras.camera import Frame
 from diwa_teleop.cameras.conversion import ToRgb
 from diwa_teleop.cameras.intrinsics import Intrinsics, squared
 
@@ -24,7 +25,7 @@ class ImageFormat:
 
 
 class ImagePipeline:
-    """Converts message after message; size and encoding may change at any time."""
+    """Converts message after message, or frame after frame; size and encoding may change at any time."""
 
     def __init__(self, images: SquareImages, to_rgb: ToRgb) -> None:
         self.images = images
@@ -54,9 +55,17 @@ class ImagePipeline:
             self.refused += 1
             self.refusal = str(error)
             raise
+        encoding = message.encoding if hasattr(message, "encoding") else message.format or "compressed"
+        return self._square(image, stamp_ns, encoding)
+
+    def process_frame(self, frame: Frame) -> ImageArray:
+        """The square image (size, size, 3) of a driver's frame."""
+        self.received += 1
+        return self._square(frame.image, frame.stamp_ns, frame.encoding)
+
+    def _square(self, image: ImageArray, stamp_ns: int, encoding: str) -> ImageArray:
         self.backwards += stamp_ns <= self._stamp_ns
         self._stamp_ns = stamp_ns
-        encoding = message.encoding if hasattr(message, "encoding") else message.format or "compressed"
         self.format = ImageFormat(image.shape[1], image.shape[0], encoding)
         return self.images(image)
 

@@ -5,12 +5,9 @@ Cropping and shrinking happen here, beside the driver: a 720p stream is 110 MB/s
 
 from __future__ import annotations
 
-import array
-import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,13 +23,13 @@ from diwa_conventions.health import Health
 from diwa_conventions.images import ImageArray, SquareImages
 from diwa_conventions.node_main import run_node
 from diwa_conventions.parameters import declare
-from diwa_conventions.qos import profile
 from diwa_teleop.cameras.conversion import to_rgb
 from diwa_teleop.cameras.intrinsics import Intrinsics
 from diwa_teleop.cameras.pipeline import ImageFormat, ImagePipeline
+from diwa_teleop.nodes.camera_output import LOOK_S, CameraOutput
 
 KINDS = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage}
-_LOOK_S = 0.5
+_LOOK_FOR_DRIVER_S = 0.5
 """How often the graph is looked at for the driver."""
 _SILENT_S = 1.0
 _QUEUED = 10
@@ -50,33 +47,28 @@ class CameraNode(Node):
         frame = declare(self, "frame_id", "", "frame of the published images; empty: <camera>_optical_frame")
         fit = declare(self, "fit", "crop", "how images become square: crop or letterbox")
         size_px = declare(self, "size", topics.CAMERA_SIZE_PX, "width and height published [px]", (8, 2048))
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", camera):
-            raise UserError(f"parameter camera is {camera!r}; expected a name of letters, digits and _")
+        self._output = CameraOutput(self, camera, frame)
         if not given:
             raise UserError("parameter input is empty; set the driver's image topic: /camera/camera/color/image_raw")
         self._pipeline = ImagePipeline(SquareImages(size_px, fit), to_rgb())
-        self._frame = frame or f"{camera}_optical_frame"
         self._input = self.resolve_topic_name(given)
         self._info_input = self.resolve_topic_name(info or info_beside(self._input))
         self._info: CameraInfo | None = None
         self._subscription: Subscription | None = None
         self._kind = ""
         self._newest_s = self._reported_s = time.monotonic()
-        self._published = self._reported = 0
+        self._reported = 0
         self._open_topics(camera)
 
     def _open_topics(self, camera: str) -> None:
-        image = replace(topics.STATIC_IMAGE, name=f"{camera}/image_raw")
-        info = replace(topics.STATIC_INFO, name=f"{camera}/camera_info")
-        if self._input == self.resolve_topic_name(image.name):
+        if self._input == self.resolve_topic_name(self._output.image_topic.name):
             raise UserError(f"parameter input is {self._input}, which this node publishes; set the driver's topic")
-        self._image_out = self.create_publisher(Image, image.name, profile(image))
-        self._info_out = self.create_publisher(CameraInfo, info.name, profile(info))
         anyone = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.create_subscription(CameraInfo, self._info_input, self._on_info, anyone)
         self._health = Health(self, camera)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(_LOOK_S, self._look_for_driver, clock=steady)
+        self.create_timer(LOOK_S, self._output.look, clock=steady)
+        self.create_timer(_LOOK_FOR_DRIVER_S, self._look_for_driver, clock=steady)
         self.create_timer(1.0 / topics.DIAGNOSTICS.rate_hz, self._report, clock=steady)
         self._look_for_driver()
 
@@ -129,31 +121,20 @@ class CameraNode(Node):
             self.get_logger().info(text)
 
     def _publish(self, image: ImageArray, stamp: Any) -> None:
-        height, width = image.shape[:2]
-        message = Image(height=height, width=width, encoding="rgb8", step=3 * width)
-        message.header.stamp, message.header.frame_id = stamp, self._frame
-        # An array.array is taken over as it is; bytes would be checked one by one.
-        message.data = array.array("B", image.tobytes())
-        self._image_out.publish(message)
-        self._published += 1
+        intrinsics = None
         if self._info is not None:
-            self._publish_info(self._info, stamp)
-
-    def _publish_info(self, given: CameraInfo, stamp: Any) -> None:
-        try:
-            message = info_message(self._pipeline.intrinsics(intrinsics_of(given)))
-        except UserError as error:
-            self.get_logger().warning(f"no camera_info is published: {error}", throttle_duration_sec=10.0)
-            return
-        message.header.stamp, message.header.frame_id = stamp, self._frame
-        self._info_out.publish(message)
+            try:
+                intrinsics = self._pipeline.intrinsics(intrinsics_of(self._info))
+            except UserError as error:
+                self.get_logger().warning(f"no camera_info is published: {error}", throttle_duration_sec=10.0)
+        self._output.send(image, stamp, intrinsics)
 
     # Health
 
     def _report(self) -> None:
         pipeline, now_s = self._pipeline, time.monotonic()
-        rate_hz = (self._published - self._reported) / max(now_s - self._reported_s, 1e-6)
-        self._reported, self._reported_s = self._published, now_s
+        rate_hz = (self._output.sent - self._reported) / max(now_s - self._reported_s, 1e-6)
+        self._reported, self._reported_s = self._output.sent, now_s
         values = {
             "input": self._input,
             "format": pipeline.format or "",
@@ -168,6 +149,8 @@ class CameraNode(Node):
 
     def _complaint(self, now_s: float) -> str:
         """What is wrong, or ""."""
+        if self._output.complaint:
+            return self._output.complaint
         if self._subscription is None:
             return f"{self._input} is {self._kind}" if self._kind else f"nobody publishes {self._input}"
         if now_s - self._newest_s <= _SILENT_S:
@@ -199,15 +182,6 @@ def intrinsics_of(message: CameraInfo) -> Intrinsics:
         distortion=tuple(message.d),
         rectification=np.array(message.r).reshape(3, 3),
     )
-
-
-def info_message(intrinsics: Intrinsics) -> CameraInfo:
-    """The message, without stamp and frame."""
-    message = CameraInfo(width=intrinsics.width, height=intrinsics.height)
-    message.distortion_model, message.d = intrinsics.distortion_model, list(intrinsics.distortion)
-    message.k, message.r = intrinsics.matrix.ravel(), intrinsics.rectification.ravel()
-    message.p = intrinsics.projection.ravel()
-    return message
 
 
 def main() -> int:
