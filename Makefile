@@ -1,13 +1,15 @@
 # `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo clean distclean
+.PHONY: help setup test test-interfaces test-reflexes lint format demo clean distclean
 
 help:
 	@echo "make setup             .venv, packages and colcon build; quick when nothing changed (PYTHON=python3.12, VERBOSE=1)"
 	@echo "make setup EXTRA=hardware  also the libraries of Franka, RealSense, Azure Kinect, VIVE and SpaceMouse"
 	@echo "make setup EXTRA=lerobot   also what reads and writes LeRobot data sets (EXTRA='hardware lerobot': both)"
 	@echo "make test              all tests, lint and types (PACKAGE=diwa_sim: of one package)"
+	@echo "make test-interfaces   the crisp driver against stand-ins for franka_msgs and control_msgs, which are built first"
+	@echo "make test-reflexes     the fci driver against a simulated FR3 with limits and reflexes, in a venv of its own"
 	@echo "make lint              ruff and mypy only"
 	@echo "make format            rewrites the code as make lint wants it"
 	@echo "make demo              the whole loop in the playroom, under 20 minutes (TASK=turn-on-LED SEED=1); again: goes on"
@@ -20,6 +22,12 @@ setup:
 
 test: setup
 	@scripts/test.sh $(PACKAGE)
+
+test-interfaces: setup
+	@scripts/test_interfaces.sh
+
+test-reflexes: setup
+	@scripts/test_reflexes.sh
 
 lint: setup
 	@scripts/lint.sh $(PACKAGE)

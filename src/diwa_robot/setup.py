@@ -7,6 +7,10 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/diwa_robot"]),
         ("share/diwa_robot", ["package.xml"]),
+        (
+            "share/diwa_robot/config",
+            ["config/franka_ros2.yaml", "config/multipanda.yaml", "config/multipanda_cartesian.yaml"],
+        ),
     ],
     zip_safe=True,
     maintainer="DiWA for robots",
@@ -17,6 +21,8 @@ setup(
     entry_points={
         "console_scripts": [
             "command_guard = diwa_robot.nodes.command_guard:main",
+            "fci_driver = diwa_robot.nodes.fci_driver:main",
+            "crisp_driver = diwa_robot.nodes.crisp_driver:main",
         ]
     },
 )

@@ -7,6 +7,7 @@ from typing import Final
 
 from diwa_bringup.graph import Argument, Nodes, NodeSpec, Parameter, Value
 from diwa_conventions.errors import UserError
+from diwa_robot.drivers.dialects import DIALECTS, GRIPPERS
 
 PLAYROOM: Final = "sim"
 """``robot_ip`` of the playroom's arm as a Panda."""
@@ -15,6 +16,7 @@ ROBOTS = ("sim", "fci", "crisp", "none")
 CAMERAS = ("auto", "realsense", "azure_kinect", "webcam", "topics", "none")
 _NEEDED_SOURCE = {"topics": "the driver's image topic, for example /camera/camera/color/image_raw"}
 _RECORDINGS = (".db3", ".bag", ".mkv", ".mp4")
+_CRISP_PARAMETERS = ("dialect", "robot_namespace", "joint_prefix", "gripper", "robot_state", "recovery")
 _OWN = {"realsense": "serial", "azure_kinect": "serial", "webcam": "device", "topics": "input"}
 """Parameter of each camera's node that says which one it is."""
 
@@ -47,10 +49,12 @@ ROBOT_ARGUMENTS = (
     ),
     Argument("robot_ip", "", f"fci: address of the robot; {PLAYROOM}: the playroom as a Panda"),
     Argument("robot_type", "auto", "fci: what the robot must be", choices=("auto", "panda", "fr3")),
-    Argument(
-        "dialect", "franka_ros2", "crisp: whose topics and services", choices=("franka_ros2", "multipanda", "cartesian")
-    ),
+    Argument("dialect", "franka_ros2", "crisp: whose topics and services", choices=tuple(DIALECTS)),
     Argument("robot_namespace", "", "crisp: namespace of the robot's nodes; empty: the root"),
+    Argument("joint_prefix", "", "crisp: what the robot's joints begin with; empty: the dialect's own"),
+    Argument("gripper", "franka", "crisp: how the gripper is told", choices=GRIPPERS),
+    Argument("robot_state", True, "crisp: read mode and errors of the robot; needs its franka_msgs", "boolean"),
+    Argument("recovery", True, "crisp: recover_arm asks the robot's error recovery; needs its franka_msgs", "boolean"),
     *_camera_arguments("static"),
     *_camera_arguments("gripper"),
 )
@@ -72,7 +76,7 @@ def arm_and_cameras(nodes: Nodes) -> list[NodeSpec]:
     if arguments["robot"] == "fci":
         specs.append(_fci_driver(nodes, str(arguments["robot_ip"]), str(arguments["robot_type"])))
     if arguments["robot"] == "crisp":
-        chosen = {name: arguments[name] for name in ("dialect", "robot_namespace")}
+        chosen = {name: arguments[name] for name in _CRISP_PARAMETERS}
         specs.append(nodes.follower("diwa_robot", "crisp_driver", chosen))
     return [*specs, *(spec for name in ("static", "gripper") for spec in _camera(nodes, name))]
 

@@ -40,6 +40,13 @@ def test_playroom_by_topics_opens_no_port():
     assert "fci" not in nodes()["playroom"].parameters
 
 
+def test_controllers_without_the_robots_interface_package():
+    words = ("robot_state:=false", "recovery:=false", "gripper:=crisp")
+    driver = nodes("robot:=crisp", "operator:=none", *words)["crisp_driver"]
+    chosen = {name: driver.parameters[name] for name in ("robot_state", "recovery", "gripper")}
+    assert chosen == {"robot_state": False, "recovery": False, "gripper": "crisp"}
+
+
 def test_controllers_are_spoken_to_in_their_dialect():
     driver = nodes("robot:=crisp", "operator:=none", "dialect:=multipanda", "robot_namespace:=panda1")["crisp_driver"]
     assert driver.parameters["dialect"] == "multipanda" and driver.parameters["robot_namespace"] == "panda1"

@@ -1,4 +1,4 @@
-"""What a real arm's driver says of itself, as the command guard sees it. The playroom has no driver and says nothing."""
+"""What a real arm's driver says of itself, as the command guard sees it. The playroom has none and says nothing."""
 
 from __future__ import annotations
 
