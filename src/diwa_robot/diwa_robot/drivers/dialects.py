@@ -11,7 +11,6 @@ from diwa_conventions.actions import FloatArray, Pose
 from diwa_conventions.errors import UserError, unknown
 from diwa_conventions.topics import ARM_JOINTS, FINGER_JOINTS
 
-
 GRIPPERS = ("franka", "gripper_command", "crisp", "none")
 """How a gripper is told: Franka's own actions, control_msgs' generic one, CRISP's adapter, not at all."""
 

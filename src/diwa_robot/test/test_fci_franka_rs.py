@@ -1,0 +1,134 @@
+"""The arm through franka-rs, without ROS: settings, both controllers, and what is refused, on a Panda in software."""
+
+import os
+import socket
+import time
+
+import numpy as np
+import pytest
+from fci_lab import Robot, panda
+
+from diwa_conventions.actions import Pose
+from diwa_robot.drivers import franka_rs
+from diwa_robot.drivers.arm import FciNotActive, NoContact, Reflex, WrongSetting, WrongVersion
+from diwa_robot.drivers.fci_settings import FciSettings
+from diwa_robot.drivers.franka_rs import FrankaRsArm
+
+pytest.importorskip("franka", reason="the driver's library, franka-rs, is not installed: make setup EXTRA=hardware")
+pytest.importorskip("diwa_sim.fci", reason="the Panda's interface in software is a part of diwa_sim")
+
+ADDRESS = "127.0.8.14"
+TIMEOUT_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def robot():
+    robot = panda(ADDRESS)
+    yield robot
+    robot.end()
+
+
+@pytest.fixture
+def arm(robot):
+    """Makes an arm with the settings that a test wants."""
+    made = []
+
+    def make(**settings) -> FrankaRsArm:
+        made.append(FrankaRsArm(FciSettings(robot_ip=ADDRESS, ignore_realtime=True, **settings)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def moves(arm: FrankaRsArm, way_m) -> float:
+    """Leads the arm along a way and waits; how far it then is from its end."""
+    start = arm.read().pose
+    arm.begin()
+    for part in np.linspace(0.0, 1.0, 60):
+        arm.command(Pose(start.position + part * np.array(way_m), start.rotation))
+        time.sleep(1.0 / 120.0)  # the pace of targets, not a wait for something
+    end = Pose(start.position + np.array(way_m), start.rotation)
+    deadline = time.monotonic() + TIMEOUT_S
+    while (left_m := arm.read().pose.distance_m(end)) > 0.003 and time.monotonic() < deadline:
+        pass
+    arm.end()
+    return left_m
+
+
+@pytest.mark.parametrize("controller", ["impedance", "robot"])
+def test_both_controllers_reach_the_command_and_end_at_rest(arm, controller):
+    one = arm(controller=controller)
+    one.connect()
+    assert moves(one, (0.03, 0.02, -0.02)) <= 0.003
+    assert not one.following
+    assert np.abs(one.read().speeds_rad_s).max() < 0.02
+
+
+def test_robot_of_another_type_is_refused_by_name(arm):
+    with pytest.raises(WrongVersion, match="is a panda .FCI version 5, Panda system 4.2.; robot_type is fr3"):
+        arm(robot_type="fr3").connect()
+
+
+def test_second_client_is_told_that_another_program_holds_the_robot(arm):
+    arm().connect()
+    with pytest.raises(NoContact, match="does another program hold the robot"):
+        arm().connect()
+
+
+def test_load_reaches_the_robot(arm):
+    pytest.importorskip("panda_py", reason="libfranka for the Panda, panda-python, is not installed")
+    one = arm(load_mass_kg=0.3, load_centre_m=(0.0, 0.0, 0.05))
+    one.connect()
+    assert one._robot.read_once().m_load == pytest.approx(0.3)
+
+
+def test_load_that_the_robot_forgets_is_an_error(arm, monkeypatch):
+    monkeypatch.setattr(franka_rs, "set_load", lambda settings, version: None)
+    with pytest.raises(WrongSetting, match="load_mass_kg is 0.5"):
+        arm(load_mass_kg=0.5).connect()
+
+
+def test_address_where_nobody_answers_names_it_and_desk(arm):
+    nobody = FrankaRsArm(FciSettings(robot_ip="127.0.8.99", ignore_realtime=True))
+    with pytest.raises(FciNotActive, match=r"127\.0\.8\.99 refuses the connection: activate FCI in Desk"):
+        nobody.connect()
+    nameless = FrankaRsArm(FciSettings(robot_ip="no.such.robot.invalid", ignore_realtime=True))
+    with pytest.raises(NoContact, match=r"no contact with the robot at no\.such\.robot\.invalid.*check robot_ip"):
+        nameless.connect()
+
+
+def test_address_that_takes_the_connection_and_says_nothing_is_given_up(arm):
+    with socket.create_server(("127.0.8.15", 1337)):
+        silent = FrankaRsArm(FciSettings(robot_ip="127.0.8.15", ignore_realtime=True, connect_timeout_s=1.0))
+        with pytest.raises(NoContact, match="has said nothing for 1 s; does another program hold the robot"):
+            silent.connect()
+
+
+def test_reflex_carries_its_names(arm, robot: Robot):
+    one = arm()
+    one.connect()
+    one.begin()
+    robot.order("reflex joint_reflex")
+    deadline = time.monotonic() + TIMEOUT_S
+    with pytest.raises(Reflex) as caught:
+        while time.monotonic() < deadline:
+            one.read()
+    assert caught.value.names == ("joint_reflex",)
+    one.recover()
+
+
+def test_connecting_leaves_this_thread_its_priority(arm):
+    """The library gives the thread that connects the highest real-time priority."""
+    before = os.sched_getscheduler(0)
+    arm().connect()
+    assert os.sched_getscheduler(0) == before
+
+
+def test_kernel_without_real_time_is_a_warning(robot, monkeypatch):
+    monkeypatch.setattr(franka_rs, "realtime_kernel", lambda: False)
+    one = FrankaRsArm(FciSettings(robot_ip=ADDRESS))
+    one.connect()
+    assert any(text.startswith("this kernel is not a real-time kernel") for text in one.warnings())
+    one.close()
