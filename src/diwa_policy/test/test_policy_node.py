@@ -5,10 +5,11 @@ import pytest
 import rclpy
 from diwa_msgs.msg import GuardState, PolicyStatus
 from policy_lab import Lab, end, start
-from policy_samples import OTHER_SKILL, SKILL, saved_policy, small_world_model
-from serving_lab import served
+from policy_samples import OTHER_SKILL, SKILL, saved_policy, saved_reward, small_world_model
+from serving_lab import always, served
 
 from diwa_conventions import topics
+from diwa_worldmodel.artefact import load_world_model
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -191,6 +192,15 @@ def test_another_skill_can_be_loaded_and_the_first_again(lab, folder, tmp_path):
     assert "there is no reward classifier" in answer.message
     assert lab.run(skill=OTHER_SKILL, time_limit_s=0.2).reason.startswith("time limit")
     assert lab.loaded(*own).skill == SKILL
+
+
+def test_success_and_failure_follow_each_other_in_any_order(lab, folder, tmp_path):
+    own = (folder / "policy", folder / "world_model", folder / "reward")
+    saved_reward(tmp_path / "always", load_world_model(own[1]).hash, always())
+    for reward, success in ((own[2], False), (tmp_path / "always", True), (own[2], False), (tmp_path / "always", True)):
+        assert lab.loaded(*own[:2], reward).success
+        result = lab.run(time_limit_s=0.4)
+        assert result.success is success and result.reason.startswith("success" if success else "time limit")
 
 
 def test_a_second_policy_node_stops_both_from_running(lab, folder):

@@ -375,11 +375,13 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
             self._let_go(f"policy: {reason}")
         self._state = PolicyStatus.READY if success else PolicyStatus.STOPPED
         self._reason = reason
-        (self.get_logger().info if success else self.get_logger().warning)(
-            f"{running.goal.request.skill} ended after {running.result.steps} steps: {reason}{self._dry_words}"
-        )
         self._publish_status(running)
         running.over.set_result(None)
+        said = f"{running.goal.request.skill} ended after {running.result.steps} steps: {reason}{self._dry_words}"
+        if success:  # each severity needs a line of its own: rclpy remembers it by the place of the call
+            self.get_logger().info(said)
+        else:
+            self.get_logger().warning(said)
 
     def _let_go(self, reason: str) -> None:
         """Disarm, unless a person has armed another source meanwhile."""
