@@ -23,7 +23,7 @@ from diwa_conventions.topics import (
     RECOVER_SERVICE,
     TELEOP_SOURCE,
 )
-from diwa_robot.arm_side import NOT_READY
+from diwa_robot.arm_side import FAULT_STAYS, NOT_READY
 
 STATES = ("DISARMED", "ARMED", "HOLDING", "FAULT")
 """By the numbers of diwa_msgs/GuardState."""
@@ -90,6 +90,8 @@ class GuardRecover:
         if not arm["success"]:
             return report(arm)
         print(arm["message"])
+        if not answer["message"].startswith(FAULT_STAYS):
+            return 0  # the arm's trouble came while nobody was armed: the guard has no fault of its own
         return report(self._again())
 
     def _again(self) -> dict[str, Any]:

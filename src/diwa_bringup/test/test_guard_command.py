@@ -128,6 +128,14 @@ def test_recovering_from_a_reflex_recovers_the_arm_first(monkeypatch, capsys):
     assert capsys.readouterr().out == "reflex cleared\nrecovered from: reflex\n"
 
 
+def test_reflex_while_nobody_was_armed_is_recovered_too(monkeypatch, capsys):
+    idle = "there is no fault to recover from; the guard is DISARMED; the arm is not ready: cartesian_reflex"
+    services = Services(("recover", False, idle), ("recover_arm", True, "reflex cleared"))
+    monkeypatch.setattr(guard_command, "call", services.call)
+    assert GuardRecover().run() == 0
+    assert capsys.readouterr().out == "reflex cleared\n"
+
+
 def test_arm_that_cannot_be_recovered_is_said_and_the_guard_is_left_alone(monkeypatch, capsys):
     services = Services(("recover", False, REFLEX), ("recover_arm", False, "the user stop is pressed: release it"))
     monkeypatch.setattr(guard_command, "call", services.call)

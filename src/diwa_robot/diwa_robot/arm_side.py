@@ -4,6 +4,8 @@ from __future__ import annotations
 
 NOT_READY = "the arm is not ready"
 """How the reason begins."""
+FAULT_STAYS = "the fault stays"
+"""How the guard's answer begins that cannot recover yet."""
 
 
 class ArmSide:

@@ -26,7 +26,7 @@ from diwa_conventions.actions import (
 )
 from diwa_conventions.errors import UserError
 from diwa_conventions.topics import BASE_FRAME
-from diwa_robot.arm_side import ArmSide
+from diwa_robot.arm_side import FAULT_STAYS, ArmSide
 from diwa_robot.limits import FAULT_LEAD_S, LONGEST_STEP_TICKS, SCALE, GuardConfig, start_pose
 from diwa_robot.measured_state import MeasuredState, StateFault
 from diwa_robot.motion import TargetMotion
@@ -197,10 +197,11 @@ class CommandGuard:
         """Clear a latched fault, if its cause is gone; arming is a second step."""
         self._see(now)
         if self.state != State.FAULT:
-            return Answer(False, f"there is no fault to recover from; the guard is {self.state.name}")
+            amiss = f"; {self._arm_side.trouble}" if self._arm_side.trouble else ""
+            return Answer(False, f"there is no fault to recover from; the guard is {self.state.name}{amiss}")
         standing = (self._intruders() if self.others else "") or self._arm_side.trouble or self.measured.fault
         if standing:
-            return Answer(False, f"the fault stays: {standing}")
+            return Answer(False, f"{FAULT_STAYS}: {standing}")
         cleared = self.reason
         self._disarm(f"recovered from: {cleared}")
         return Answer(True, f"recovered from: {cleared}; arm a source to go on")

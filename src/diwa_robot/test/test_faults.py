@@ -185,6 +185,13 @@ def test_nobody_is_armed_while_the_arms_driver_is_not_ready():
     assert rig.arming().message == "not armed: the arm is not ready: no answer from 172.16.0.2"
 
 
+def test_recovering_an_idle_guard_tells_of_the_arm_that_is_not_ready():
+    rig = Rig()
+    rig.guard.arm_state(False, "cartesian_reflex", rig.now)
+    message = rig.guard.recover(rig.now).message
+    assert message.endswith("the guard is DISARMED; the arm is not ready: cartesian_reflex")
+
+
 def test_driver_that_falls_silent_holds_the_arm_until_it_is_back():
     rig = Rig()
     rig.driver = ""

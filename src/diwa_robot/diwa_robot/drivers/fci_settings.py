@@ -46,7 +46,7 @@ class FciSettings:
         False, "damp the velocity's error: half the delay behind a moving target; some real arms vibrated with it"
     )
     leash_m: float = _number(
-        0.06, "m", 0.005, 0.2, "how far the spring's end runs ahead of an arm that is held; times stiffness: the force"
+        0.04, "m", 0.005, 0.2, "how far the spring's end runs ahead of an arm that is held; times stiffness: the force"
     )
     leash_rad: float = _number(0.3, "rad", 0.02, 1.0, "the same for turning")
     torque_thresholds: tuple[float, ...] = _numbers(
