@@ -88,11 +88,12 @@ def playroom_arm(nodes: Nodes, fci: bool) -> list[NodeSpec]:
     if not fci:
         return [nodes.spec("diwa_sim", "playroom", parameters)]
     playroom = nodes.spec("diwa_sim", "playroom", {**parameters, "fci": _PLAYROOM_ADDRESS})
-    return [playroom, _fci_driver(nodes, _PLAYROOM_ADDRESS, "panda")]
+    return [playroom, _fci_driver(nodes, _PLAYROOM_ADDRESS, "panda", ignore_realtime=True)]
 
 
-def _fci_driver(nodes: Nodes, address: str, kind: str) -> NodeSpec:
-    return nodes.follower("diwa_robot", "fci_driver", {"robot_ip": address, "robot_type": kind})
+def _fci_driver(nodes: Nodes, address: str, kind: str, ignore_realtime: bool = False) -> NodeSpec:
+    parameters = {"robot_ip": address, "robot_type": kind, "ignore_realtime": ignore_realtime}
+    return nodes.follower("diwa_robot", "fci_driver", parameters)
 
 
 def _camera(nodes: Nodes, name: str) -> list[NodeSpec]:

@@ -13,9 +13,17 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-State = Literal["ok", "no library", "no device", "broken"]
+from diwa_bringup.finding import Finding, State
+from diwa_bringup.robot_pc import (
+    check_clock,
+    check_network,
+    check_realtime_kernel,
+    check_realtime_limits,
+    check_shared_memory,
+    check_udev,
+    check_vendor_packages,
+)
 
 PROBE_TIMEOUT_S = 30.0
 CHECK_TIMEOUT_S = 75.0
@@ -27,26 +35,8 @@ CORES = 2
 
 _SETUP = "make setup && source env.sh"
 _GPU = "an NVIDIA GPU that nvidia-smi lists, then: pip install --force-reinstall torch==2.13.0"
-_REALSENSE = "sudo apt-get install libusb-1.0-0 && pip install pyrealsense2==2.59.1"
-_FRANKA = "pip install panda-python==1.1.1 (Panda) or pip install franky-control==2.0.0 (FR3)"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found."""
-
-    feature: str
-    state: State
-    detail: str
-    mend: str = ""
-    """What to do when ``state`` is not ok."""
-    required: bool = True
-
-    @property
-    def verdict(self) -> str:
-        if self.state == "ok":
-            return "ok"
-        return "MISSING" if self.required else "optional, not there"
+_HARDWARE = "make setup EXTRA=hardware"
+_REALSENSE = f"sudo apt-get install libusb-1.0-0 && {_HARDWARE}"
 
 
 @dataclass(frozen=True)
@@ -150,15 +140,15 @@ def check_realsense() -> Finding:
 
 
 def check_kinect() -> Finding:
-    return _optional("Azure Kinect", "kinect", "pip install pyk4a-bundle", "connect the camera by USB 3 and power")
+    return _optional("Azure Kinect", "kinect", _HARDWARE, "connect the camera by USB 3 and power")
 
 
 def check_vive() -> Finding:
-    return _optional("OpenVR (VIVE)", "vive", "pip install openvr==2.12.1401", "start SteamVR, switch a controller on")
+    return _optional("OpenVR (VIVE)", "vive", _HARDWARE, "start SteamVR, switch a controller on")
 
 
 def check_franka() -> Finding:
-    return _optional("Franka client", "franka", _FRANKA, _FRANKA)
+    return _optional("Franka client", "franka", _HARDWARE, _HARDWARE)
 
 
 def check_disk() -> Finding:
@@ -229,6 +219,13 @@ CHECKS: Mapping[str, Check] = {
     "Azure Kinect": check_kinect,
     "OpenVR (VIVE)": check_vive,
     "Franka client": check_franka,
+    "vendor packages": lambda: check_vendor_packages(_workspaces()),
+    "USB rules": check_udev,
+    "real-time kernel": check_realtime_kernel,
+    "real-time limits": check_realtime_limits,
+    "clock": check_clock,
+    "network of ROS 2": check_network,
+    "Fast DDS memory": check_shared_memory,
 }
 
 

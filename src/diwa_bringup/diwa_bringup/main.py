@@ -162,6 +162,10 @@ VERBS: Mapping[str, Verb] = {
     "guard": Verb(
         "look at the command guard, arm it, disarm it", partial(_run_verb, "The command guard.", _GUARD_VERBS)
     ),
+    "network": Verb(
+        "settings of ROS 2 between the control PC and the policy PC",
+        partial(_run_stage, "diwa_bringup.two_machines:Network"),
+    ),
     "calibrate": Verb(
         "see to it that cameras and operator are where they should be",
         partial(_run_verb, "Cameras and operator.", _CALIBRATE_VERBS),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from diwa_bringup.arm_and_cameras import ROBOT_ARGUMENTS, arm_and_cameras, has_playroom, playroom_arm
 from diwa_bringup.graph import Argument, Graph, Nodes, NodeSpec, Value
+from diwa_bringup.machines import BOTH, MACHINES, on_machine
 from diwa_conventions.errors import UserError
 from diwa_conventions.tasks import TASKS
 from diwa_conventions.topics import (
@@ -37,6 +38,12 @@ _SCENE = (
     Argument("seed", 0, "seed of the playroom and of the operator", "integer", minimum=0, maximum=2**31 - 1),
     Argument("look", "clear", "how hard the scene is to see", choices=("clear", "hard")),
     Argument("image_size", CAMERA_SIZE_PX, "width and height of both images [px]", "integer", minimum=8, maximum=640),
+)
+_MACHINE = Argument(
+    "machine",
+    BOTH,
+    "which of the nodes: control: arm and command guard; policy: all others (docs/two_machines.md); both: all",
+    choices=MACHINES,
 )
 _SKILL = Argument("skill", 1.0, "skill of the operator, 0 sloppy to 1 clean", "number", minimum=0.0, maximum=1.0)
 
@@ -95,6 +102,7 @@ _RECORDER_ARGUMENTS = ("bag", "folder", "duration_s", "compression", "split_byte
 
 _RECORD_ARGUMENTS = (
     _NAMESPACE,
+    _MACHINE,
     *ROBOT_ARGUMENTS,
     Argument(
         "operator",
@@ -141,7 +149,8 @@ def record_nodes(arguments: Mapping[str, Value]) -> list[NodeSpec]:
         specs.append(nodes.follower("diwa_teleop", "spacemouse"))
     specs += _gate(nodes, {"skill": arguments["mark"]})
     recorder = {name: arguments[name] for name in _RECORDER_ARGUMENTS} | {"autostart": True}
-    return [*specs, nodes.follower("diwa_teleop", "recorder", recorder), *_film(nodes)]
+    specs += [nodes.follower("diwa_teleop", "recorder", recorder), *_film(nodes)]
+    return on_machine(specs, str(arguments["machine"]))
 
 
 def _calibration(arguments: Mapping[str, Value]) -> str:
@@ -152,6 +161,7 @@ def _calibration(arguments: Mapping[str, Value]) -> str:
 
 _DEPLOY_ARGUMENTS = (
     _NAMESPACE,
+    _MACHINE,
     *ROBOT_ARGUMENTS,
     Argument("policy", "", "folder of the policy; empty: none until load_policy is called", "path"),
     Argument("world_model", "", "folder of the world model that the policy was made with", "path"),
@@ -200,7 +210,7 @@ def deploy_nodes(arguments: Mapping[str, Value]) -> list[NodeSpec]:
         begins_with = tuple(topic.name for topic in (STATIC_IMAGE, GRIPPER_IMAGE, CURRENT_POSE, JOINT_STATES))
         recorder = {"bag": arguments["bag"], "autostart": True, "required_topics": begins_with}
         specs.append(nodes.follower("diwa_teleop", "recorder", recorder))
-    return [*specs, *_film(nodes)]
+    return on_machine([*specs, *_film(nodes)], str(arguments["machine"]))
 
 
 SIM = Graph("sim", "simulated arm and cameras, with a scripted operator on request", _SIM_ARGUMENTS, sim_nodes)

@@ -107,6 +107,13 @@ def test_what_does_not_go_together_is_one_line(words: list[str], said: str):
     assert said in refusal(*words)
 
 
+def test_each_machine_starts_its_own_half():
+    cameras = ("static_camera:=webcam", "gripper_camera:=realsense")
+    assert sorted(nodes(*REAL, *cameras, "machine:=control")) == ["command_guard", "fci_driver"]
+    others = sorted(nodes("robot:=none", "operator:=vive", *cameras, "machine:=policy"))
+    assert others == ["gripper_camera_driver", "recorder", "static_camera_driver", "teleop", "vive"]
+
+
 def test_one_camera_cannot_have_both_roles():
     cameras = [f"{name}_camera{end}" for name in ("static", "gripper") for end in (":=realsense", "_source:=77")]
     assert "both cameras are '77'; expected two different ones" in refusal(*REAL, *cameras)
