@@ -8,7 +8,7 @@ setup(
     name=package_name,
     version="0.1.0",
     packages=find_packages(exclude=["test"]),
-    package_data={"diwa_bringup.report": ["templates/*.j2"]},
+    package_data={"diwa_bringup": ["dds/*.xml"], "diwa_bringup.report": ["templates/*.j2"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
         (f"share/{package_name}", ["package.xml"]),
