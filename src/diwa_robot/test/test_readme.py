@@ -36,3 +36,11 @@ def test_every_limit_stands_in_the_safety_guide_with_its_default_and_a_test(sett
     assert named
     for file, test in named:
         assert f"def {test}" in (Path(__file__).parent / file).read_text()
+
+
+def test_every_test_that_the_safety_guide_names_exists():
+    named = set(re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", SAFETY.read_text()))
+    folders = list(SAFETY.parents[1].glob("src/*/test"))
+    for file, test in named:
+        texts = [(folder / file).read_text() for folder in folders if (folder / file).exists()]
+        assert any(f"def {test}" in text for text in texts), f"there is no {file} with {test or 'a test'}"
