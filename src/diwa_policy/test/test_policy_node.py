@@ -70,6 +70,7 @@ def test_a_negative_seed_is_drawn_and_told(lab):
 def test_status_tells_step_frame_and_bounds(lab):
     lab.run(time_limit_s=0.5)
     told = [one for one in lab.seen[topics.POLICY_STATUS] if one.state == PolicyStatus.RUNNING]
+    told = told[[one.step for one in told].index(0) :]  # the end of the run before may come late
     assert [one.step for one in told][:4] == [0, 1, 2, 3]
     stamps = [one.frame.sec + 1e-9 * one.frame.nanosec for one in told]
     assert np.diff(stamps) == pytest.approx(np.full(len(stamps) - 1, 1 / 7.5), abs=0.05)
