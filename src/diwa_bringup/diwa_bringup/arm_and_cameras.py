@@ -92,7 +92,11 @@ def playroom_arm(nodes: Nodes, fci: bool) -> list[NodeSpec]:
 
 
 def _fci_driver(nodes: Nodes, address: str, kind: str, ignore_realtime: bool = False) -> NodeSpec:
-    parameters = {"robot_ip": address, "robot_type": kind, "ignore_realtime": ignore_realtime}
+    parameters: Mapping[str, Parameter] = {
+        "robot_ip": address,
+        "robot_type": kind,
+        "ignore_realtime": ignore_realtime,
+    }
     return nodes.follower("diwa_robot", "fci_driver", parameters)
 
 
