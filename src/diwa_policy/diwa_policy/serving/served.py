@@ -16,6 +16,7 @@ from diwa_conventions.errors import UserError
 from diwa_policy.artefacts import LoadedPolicy, LoadedReward, check_lineage, load_policy, load_reward
 from diwa_policy.serving.frames import STEP_NS
 from diwa_policy.serving.inference import Backend, Inference, inference
+from diwa_policy.serving.views import likeness
 from diwa_worldmodel.artefact import LoadedWorldModel, load_world_model
 from diwa_worldmodel.latent_filter import FilterFrame, LatentFilter
 from diwa_worldmodel.world_model import PROPRIO_DIM
@@ -104,6 +105,7 @@ def rehearse(served: Served, steps: int = 3) -> None:
         frame = FilterFrame(images, np.zeros((1, PROPRIO_DIM), np.float32), np.array([step * STEP_NS]))
         output = latent_filter.update(frame, np.zeros((1, ACTION_DIM), np.float32))
         served.inference.decide(output.latent, torch.zeros(1, policy.steps + 1, policy.chunk))
+        likeness(served.world_model.model, output.latent, {name: image[0] for name, image in images.items()})
 
 
 def check_servable(world_model: LoadedWorldModel) -> None:
