@@ -24,9 +24,12 @@ def current_domain() -> int:
     return int(text)
 
 
-def nodes_in_domain(domain: int) -> list[str]:
-    """Full names of the nodes that answer now; UserError when ROS 2 cannot be used in this shell."""
-    command = [sys.executable, "-m", "diwa_bringup.nodes.domain_listener"]
+def nodes_in_domain(domain: int, names: Sequence[str] = ()) -> list[str]:
+    """Full names of the nodes that answer now; UserError when ROS 2 cannot be used in this shell.
+
+    The search ends at one of ``names``, or at any node if none is given, and else when all have had time to answer.
+    """
+    command = [sys.executable, "-m", "diwa_bringup.nodes.domain_listener", *names]
     environment = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
     try:
         found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S)

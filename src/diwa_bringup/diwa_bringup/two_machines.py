@@ -20,9 +20,10 @@ from typing import Annotated
 
 import tyro
 
+from diwa_conventions.discovery import profile_variable, without_memory
 from diwa_conventions.errors import UserError, unknown
 
-_PROFILE = Path(__file__).parent / "dds" / "udp.xml"
+_PROFILE = Path(__file__).parent / "dds" / "link.xml"
 _SETTINGS = (
     "ROS_LOCALHOST_ONLY",
     "FASTDDS_BUILTIN_TRANSPORTS",
@@ -33,15 +34,20 @@ _SETTINGS = (
 _GET_ADDRESS, _GET_FLAGS = 0x8915, 0x8913
 """Linux' SIOCGIFADDR and SIOCGIFFLAGS."""
 _RUNNING = 0x40
-_OLD_FAST_DDS = ("humble", "jazzy")
-"""Fast DDS 2; it knows the profile file by another name."""
+_MEMORY = """      <transport_descriptor>
+        <transport_id>diwa_memory</transport_id>
+        <type>SHM</type>
+      </transport_descriptor>
+"""
+_USE_MEMORY = "          <transport_id>diwa_memory</transport_id>\n"
 
 
 @dataclass(frozen=True)
 class Network:
     """Print the settings of ROS 2 between two machines: eval "$(diwa network enp5s0)" in each shell, on each machine.
 
-    Nodes then find and hear each other on this interface, and nodes of one machine through shared memory.
+    Nodes then find and hear each other on this interface, and nodes of one machine through shared memory; but the
+    guard and the arm's driver by UDP alone, so that no process that is killed can hold them up.
     """
 
     interface: Annotated[str, tyro.conf.Positional]
@@ -54,14 +60,19 @@ class Network:
     def run(self) -> int:
         distribution = os.environ.get("ROS_DISTRO", "")
         path = self.out.expanduser().absolute() / f"dds_{self.interface}.xml"
-        text = dds_profile(address_of(self.interface), self.peer, distribution)
+        address = address_of(self.interface)
+        texts = {
+            path: dds_profile(address, self.peer, distribution),
+            without_memory(path): dds_profile(address, self.peer, distribution, memory=False),
+        }
         if not carries(self.interface):
             raise UserError(
                 f"network interface {self.interface} carries nothing: plug the cable in and switch the other end on; "
                 "nodes that are started before never hear the other machine"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        for file, text in texts.items():
+            file.write_text(text, encoding="utf-8")
         settings = environment(path, self.peer, distribution)
         print(f"unset {' '.join(name for name in _SETTINGS if name not in settings)}")
         for name, value in settings.items():
@@ -69,18 +80,19 @@ class Network:
         return 0
 
 
-def dds_profile(address: str, peers: Sequence[str] = (), distribution: str = "") -> str:
+def dds_profile(address: str, peers: Sequence[str] = (), distribution: str = "", memory: bool = True) -> str:
     """The profile of Fast DDS for the interface that has this IPv4 address. UserError for a peer that is no address."""
     for peer in peers:
         _check_address(peer)
     own = _initial_peers(peers) if distribution == "humble" else ""
-    return Template(_PROFILE.read_text(encoding="utf-8")).substitute(address=address, peers=own)
+    return Template(_PROFILE.read_text(encoding="utf-8")).substitute(
+        address=address, peers=own, memory=_MEMORY * memory, use_memory=_USE_MEMORY * memory
+    )
 
 
 def environment(profile: Path, peers: Sequence[str] = (), distribution: str = "") -> dict[str, str]:
     """Variables that a ROS 2 process needs to use the profile."""
-    name = "FASTRTPS_DEFAULT_PROFILES_FILE" if distribution in _OLD_FAST_DDS else "FASTDDS_DEFAULT_PROFILES_FILE"
-    settings = {"RMW_IMPLEMENTATION": "rmw_fastrtps_cpp", name: str(profile)}
+    settings = {"RMW_IMPLEMENTATION": "rmw_fastrtps_cpp", profile_variable(distribution): str(profile)}
     if distribution == "humble":  # it knows no discovery range; its peers stand in the profile
         return settings
     return {**settings, "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET", "ROS_STATIC_PEERS": ";".join(peers)}

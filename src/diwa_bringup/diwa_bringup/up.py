@@ -24,7 +24,7 @@ def up(graph: Graph, words: tuple[str, ...]) -> int:
     """Start the graph's nodes and wait for their end; the exit code."""
     specs = graph.specs(words)
     domain = current_domain()
-    warning = check_domain(specs, nodes_in_domain(domain), domain)
+    warning = check_domain(specs, nodes_in_domain(domain, [spec.full_name for spec in specs]), domain)
     if warning is not None:
         print(f"diwa: warning: {warning}", file=sys.stderr, flush=True)
     return start(specs)

@@ -81,6 +81,7 @@ class Watch:
         goal = RunSkill.Goal(skill=TASK, time_limit_s=60.0, seed=1)
 
         def accepted():
+            self.status = None  # of a run before
             sent, asked_s = self.skill.send_goal_async(goal), time.monotonic()
             # A node that was killed is discovered for a while: what was sent to it is not answered.
             self.until(lambda: sent.done() or time.monotonic() - asked_s > ANSWER_S, "the goal's answer")
@@ -108,6 +109,7 @@ def watch():
     rclpy.init()
     watch = Watch()
     yield watch
+    watch.skill.destroy()
     watch.node.destroy_node()
     rclpy.shutdown()
 
@@ -135,18 +137,19 @@ def test_a_policy_that_is_killed_leaves_a_held_arm_and_a_restarted_one_goes_on(a
     try:
         arm.begin()
         end(policy, signal.SIGKILL)
-        arm.until(lambda: arm.guard.state == GuardState.HOLDING, "the hold")
+        arm.until(lambda: arm.guard and arm.guard.state == GuardState.HOLDING, "the hold")
         assert "policy" in arm.guard.reason and "silent" in arm.guard.reason
+        arm.targets.clear()
+        arm.until(lambda: len(arm.targets) > 1 and np.array_equal(*arm.targets[-2:]), "the end of the braking")
         arm.targets.clear()
         arm.until(lambda: len(arm.targets) > 60, "targets of half a second")
         np.testing.assert_allclose(arm.targets, np.tile(arm.targets[0], (len(arm.targets), 1)), atol=1e-6)
         policy = start("diwa_policy", "policy", *models)
-        arm.status = None
         arm.begin()
         assert arm.guard.armed_source == topics.POLICY_SOURCE
     finally:
         end(policy)
-    arm.until(lambda: arm.guard.state == GuardState.DISARMED, "disarming at the policy's orderly end")
+    arm.until(lambda: arm.guard and arm.guard.state == GuardState.DISARMED, "disarming at the policy's orderly end")
 
 
 def test_a_guard_that_is_killed_ends_the_run_and_says_so(arm, processes, models):
@@ -156,6 +159,6 @@ def test_a_guard_that_is_killed_ends_the_run_and_says_so(arm, processes, models)
         end(processes["guard"], signal.SIGKILL)
         ended = arm.until(lambda: result.done() and result.result(), "the end of the run").result
         assert (ended.success, ended.reason) == (False, "the command guard is silent")
-        assert arm.until(lambda: arm.status.state == PolicyStatus.STOPPED, "the status")
+        assert arm.until(lambda: arm.status and arm.status.state == PolicyStatus.STOPPED, "the status")
     finally:
         end(policy)

@@ -1,6 +1,7 @@
 import pytest
 
 from diwa_bringup import domain
+from diwa_bringup.nodes import domain_listener
 from diwa_bringup.robot_graphs import SIM
 from diwa_conventions.errors import UserError
 
@@ -60,3 +61,35 @@ def test_shell_without_ros_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{path}")
     with pytest.raises(UserError, match=r"No module named 'rclpy'.*source env.sh"):
         domain.nodes_in_domain(1)
+
+
+class Domain:
+    """Nodes that answer a newcomer at different times; its clock goes on while one sleeps."""
+
+    def __init__(self, answers_s: dict[str, float]) -> None:
+        self.answers_s, self.now_s = answers_s, 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, duration_s: float) -> None:
+        self.now_s += duration_s
+
+    def visible(self) -> set[str]:
+        return {name for name, at_s in self.answers_s.items() if at_s <= self.now_s}
+
+
+@pytest.mark.parametrize(
+    ("answers_s", "names", "end_s"),
+    [
+        ({}, ["/diwa/playroom"], domain_listener.LISTEN_S),
+        ({"/camera": 0.2, "/diwa/playroom": 3.2}, ["/diwa/playroom"], 3.2 + domain_listener.SETTLE_S),
+        ({"/camera": 0.2}, ["/diwa/playroom"], domain_listener.LISTEN_S),
+        ({"/camera": 0.2, "/lab/arm": 0.6}, [], 0.2 + domain_listener.SETTLE_S),
+    ],
+)
+def test_a_node_asked_for_is_found_however_early_another_answers(monkeypatch, answers_s, names, end_s):
+    simulated = Domain(answers_s)
+    monkeypatch.setattr(domain_listener, "time", simulated)
+    assert domain_listener.listen(simulated.visible, names) == set(answers_s)
+    assert simulated.now_s == pytest.approx(end_s, abs=0.11)

@@ -23,6 +23,7 @@ from diwa_bringup.two_machines import (
 )
 from diwa_conventions import topics
 from diwa_conventions.bags.definitions import full_name
+from diwa_conventions.discovery import without_memory
 from diwa_conventions.errors import UserError
 from diwa_worldmodel.artefact import LoadedWorldModel, load_world_model, save_world_model
 
@@ -54,6 +55,23 @@ def test_the_profile_lets_no_transport_out_of_the_interface():
     assert allowed and all(one == {"192.0.2.7", "127.0.0.1"} for one in allowed)
 
 
+def transports(profile: str) -> set[str]:
+    space = "{http://www.eprosima.com}"
+    root = ElementTree.fromstring(profile)
+    kinds = {
+        one.findtext(f"{space}transport_id"): one.findtext(f"{space}type")
+        for one in root.iter(f"{space}transport_descriptor")
+    }
+    return {str(kinds[one.text]) for one in root.iter(f"{space}transport_id") if one.text in kinds}
+
+
+def test_the_twin_of_the_profile_has_no_shared_memory_and_is_else_the_same():
+    profile, twin = dds_profile("192.0.2.7"), dds_profile("192.0.2.7", memory=False)
+    assert transports(profile) == {"SHM", "UDPv4"} and transports(twin) == {"UDPv4"}
+    assert allowed_addresses(profile) == allowed_addresses(twin)
+    assert set(twin.splitlines()) < set(profile.splitlines())
+
+
 def test_each_release_gets_the_variables_that_it_knows(tmp_path: Path):
     path, peers = tmp_path / "dds.xml", ["192.0.2.2"]
     newest, jazzy, humble = (environment(path, peers, name) for name in ("kilted", "jazzy", "humble"))
@@ -78,7 +96,9 @@ def test_the_verb_prints_lines_for_the_shell(tmp_path: Path, capsys, monkeypatch
     assert Network(name, out=tmp_path).run() == 0
     script = capsys.readouterr().out + 'echo "$ROS_AUTOMATIC_DISCOVERY_RANGE $FASTDDS_DEFAULT_PROFILES_FILE"'
     said = subprocess.run(["bash", "-euc", script], stdout=subprocess.PIPE, text=True, check=True).stdout.split()
-    assert said[0] == "SUBNET" and f"<address>{address}</address>" in Path(said[1]).read_text()
+    assert said[0] == "SUBNET"
+    for file in (Path(said[1]), without_memory(Path(said[1]))):
+        assert f"<address>{address}</address>" in file.read_text()
 
 
 # Which node runs where

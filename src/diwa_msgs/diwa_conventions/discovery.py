@@ -1,14 +1,66 @@
-"""Keeps ROS 2 on this machine, for tests and demonstrations that must not meet a robot on the network."""
+"""How the processes of ROS 2 on this machine find and reach each other: what the shell's variables leave open.
+
+Set before rclpy starts.
+"""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+OLD_FAST_DDS = ("humble", "jazzy")
+"""Releases of ROS 2 with Fast DDS 2; it knows the profile file by another name."""
+
+_FAST_DDS = "rmw_fastrtps_cpp"
+_PROFILES = Path(__file__).resolve().parent / "dds"
 
 
 def stay_on_this_machine() -> None:
-    """Set the variables for processes started from now on, whatever the shell says."""
+    """For tests and demonstrations that must not meet a robot on the network: processes started from now on stay here.
+
+    Whatever the shell says.
+    """
     if os.environ.get("ROS_DISTRO") == "humble":  # it does not know the other one, and newer releases warn of this one
         os.environ["ROS_LOCALHOST_ONLY"] = "1"
     else:
         os.environ.pop("ROS_LOCALHOST_ONLY", None)
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+
+
+def share_no_memory() -> None:
+    """For processes between an action and the arm: this one speaks UDP alone, also with its own machine.
+
+    Fast DDS's queues in shared memory are locked by who reads them. A reader that is killed at that moment leaves the
+    lock behind, and then every publisher to it stands still for 2 s. Datagrams have no lock.
+
+    Whoever has chosen transports or a profile of his own keeps them; that of ``diwa network`` has a twin without memory.
+    """
+    if os.environ.get("RMW_IMPLEMENTATION", _FAST_DDS) not in (_FAST_DDS, "rmw_fastrtps_dynamic_cpp"):
+        return
+    variable = profile_variable(os.environ.get("ROS_DISTRO", ""))
+    chosen = os.environ.get(variable)
+    if chosen:
+        twin = without_memory(Path(chosen))
+        if twin.exists():
+            os.environ[variable] = str(twin)
+    elif "FASTDDS_BUILTIN_TRANSPORTS" not in os.environ:
+        # Asked to stay on this machine the middleware adds shared memory; so the profile keeps it here instead.
+        here = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") == "LOCALHOST" or _localhost_only()
+        if here:
+            os.environ.pop("ROS_LOCALHOST_ONLY", None)
+            os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SYSTEM_DEFAULT"
+        os.environ[variable] = str(_PROFILES / ("udp_this_machine.xml" if here else "udp.xml"))
+
+
+def profile_variable(distribution: str) -> str:
+    """What names the profile file of Fast DDS to this release of ROS 2."""
+    return "FASTRTPS_DEFAULT_PROFILES_FILE" if distribution in OLD_FAST_DDS else "FASTDDS_DEFAULT_PROFILES_FILE"
+
+
+def without_memory(profile: Path) -> Path:
+    """The twin of a profile of ``diwa network``: the same, without shared memory."""
+    return profile.with_name(f"{profile.stem}_udp{profile.suffix}")
+
+
+def _localhost_only() -> bool:
+    return os.environ.get("ROS_LOCALHOST_ONLY", "0") not in ("", "0")

@@ -17,6 +17,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
+from diwa_conventions.discovery import share_no_memory
 from diwa_conventions.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -30,12 +31,17 @@ def run_node(
     begin: Callable[[NodeType], bool] = lambda node: True,
     finished: Callable[[NodeType], bool] = lambda node: False,
     close: Callable[[NodeType], int] = lambda node: 0,
+    moves_arm: bool = False,
 ) -> int:
     """Make the node, ``begin`` it, work off its events until it is ``finished`` or told to stop, ``close`` it.
+
+    One that ``moves_arm`` stands between an action and the arm: no process that dies may hold it up.
 
     Returns the exit code: what ``close`` says after an orderly end, 1 if the node could not begin, 2 after a bad
     parameter, a UserError or an OSError, which it prints.
     """
+    if moves_arm:
+        share_no_memory()
     # rclpy's own handlers close the context, or raise, wherever the node happens to be; these stop between callbacks.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     stop = _stop_on_signals()

@@ -63,7 +63,8 @@ class Lab:
             self.node.create_subscription(message_type(topic), topic.name, self.seen[topic].append, profile(topic))
         self.outs = {topic: self.node.create_publisher(message_type(topic), topic.name, profile(topic)) for topic in IN}
         self.node.create_service(Arm, topics.ARM_SERVICE, self._on_arm)
-        self.node.create_service(Disarm, topics.DISARM_SERVICE, self._on_disarm)
+        self.disarming = rclpy.create_node("disarming", namespace="/diwa")
+        self.disarming.create_service(Disarm, topics.DISARM_SERVICE, self._on_disarm)
         self.skill = ActionClient(self.node, RunSkill, topics.RUN_SKILL_ACTION)
         self.load = self.node.create_client(LoadPolicy, topics.LOAD_POLICY_SERVICE)
         self.ticks = 0
@@ -75,11 +76,15 @@ class Lab:
         self.arms = True
         self.silent: set[topics.Topic] = set()
         self.source, self.state = "", GuardState.DISARMED
+        self.armed = 0
         self.disarmed: list[str] = []
+        self.cable = True
+        """Without it requests to disarm stay on their way."""
 
     def _on_arm(self, request: Arm.Request, response: Arm.Response) -> Arm.Response:
         response.success, response.message = self.arms, "" if self.arms else "a fault is latched"
         if self.arms:
+            self.armed += 1
             self.source, self.state = request.source, GuardState.ARMED
         return response
 
@@ -125,6 +130,8 @@ class Lab:
             if value:
                 return value
             rclpy.spin_once(self.node, timeout_sec=0.05)
+            if self.cable:
+                rclpy.spin_once(self.disarming, timeout_sec=0.0)
         pytest.fail(f"{what} did not happen within {TIMEOUT_S:.0f} s; newest: {self.seen[topics.POLICY_STATUS][-1:]}")
 
     def begin(self, skill: str = SKILL, time_limit_s: float = 0.6, seed: int = 5):

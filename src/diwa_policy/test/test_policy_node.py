@@ -38,6 +38,7 @@ def process(folder):
 def whole(process):
     lab = Lab()
     yield lab
+    lab.disarming.destroy_node()
     lab.node.destroy_node()
 
 
@@ -108,6 +109,32 @@ def test_cancelling_disarms(lab):
     goal.cancel_goal_async()
     assert lab.result(goal).reason == "cancelled"
     lab.until(lambda: lab.disarmed == ["policy: cancelled"], "disarming")
+
+
+def test_a_run_begins_once_the_request_that_ended_the_last_one_has_come(lab):
+    """Else it would end this one: a cable was out, say."""
+    lab.cable = False
+    assert lab.run(time_limit_s=0.3).reason.startswith("time limit")
+    goal = lab.begin(time_limit_s=30.0)
+    before = lab.ticks
+    lab.until(lambda: lab.ticks > before + 30, "half a second of states")
+    assert lab.armed == 1 and not lab.disarmed
+    lab.cable = True
+    lab.running()
+    assert lab.armed == 2 and len(lab.disarmed) == 1
+    goal.cancel_goal_async()
+    assert lab.result(goal).reason == "cancelled"
+    lab.until(lambda: len(lab.disarmed) == 2, "disarming")
+
+
+def test_a_request_that_never_comes_is_not_waited_for_long(lab):
+    """The guard was killed and started anew, say."""
+    lab.cable = False
+    assert lab.run(time_limit_s=0.3).reason.startswith("time limit")
+    assert lab.run(time_limit_s=0.3).reason.startswith("time limit")
+    assert lab.armed == 2 and not lab.disarmed
+    lab.cable = True
+    lab.until(lambda: len(lab.disarmed) == 2, "disarming")
 
 
 def test_a_guard_that_does_not_arm_ends_it_before_it_begins(lab):

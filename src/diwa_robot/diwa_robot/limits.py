@@ -65,7 +65,13 @@ class GuardConfig:
     max_lag_s: float = _number(
         0.25, "s", 0.05, 0.5, "how far, as time at full speed, accepted motion may wait to be executed"
     )
-    action_timeout_s: float = _number(0.25, "s", 0.02, 2.0, "silence after the end of the newest action; then it holds")
+    action_timeout_s: float = _number(
+        0.15,
+        "s",
+        0.02,
+        2.0,
+        "silence after the end of the newest action; then it holds; an action's stamp may be as far from now",
+    )
     state_timeout_s: float = _number(0.1, "s", 0.01, 1.0, "silence of current_pose; then it holds")
     max_state_age_s: float = _number(
         0.25, "s", 0.02, 2.0, "current_pose is older by its stamp (or from the future): it says nothing about now"

@@ -36,7 +36,7 @@ from diwa_conventions.parameters import declare
 from diwa_conventions.qos import message_type, profile
 from diwa_policy.artefacts import load_policy
 from diwa_policy.nodes.policy_inputs import PolicyInputs
-from diwa_policy.nodes.policy_run import Running, why_over
+from diwa_policy.nodes.policy_run import LATE_S, Running, why_over
 from diwa_policy.nodes.policy_status import tell_seen, tell_served
 from diwa_policy.serving.frames import Frame, FrameAssembler, FrameFault
 from diwa_policy.serving.inference import Inference
@@ -64,6 +64,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
         self._served: Served | None = None
         self._inferences: dict[str, Inference] = {}
         self._running: Running | None = None
+        self._letting_go: Future | None = None
         self._state, self._reason = PolicyStatus.EMPTY, "no policy is loaded"
         self._guard: GuardState | None = None
         self._guard_s = -math.inf
@@ -249,8 +250,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
         if self._get("dry_run"):
             self._begin()
         else:
-            future = self._arm.call_async(Arm.Request(source=topics.POLICY_SOURCE))
-            future.add_done_callback(lambda done: self._on_armed(running, done))
+            self._ask_to_arm(running)
         await running.over
         result = running.result
         if goal.is_cancel_requested:
@@ -278,6 +278,17 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
         if not self._get("dry_run") and not self._arm.service_is_ready():
             return f"nobody serves {self._arm.srv_name}: is the command guard running?"
         return ""
+
+    def _ask_to_arm(self, running: Running) -> None:
+        """As soon as the request that ended the last run is answered: if it came later, it would end this one."""
+        now_s = time.monotonic()
+        on_its_way = self._letting_go is not None and not self._letting_go.done()
+        if on_its_way and now_s - running.begun_s < LATE_S:
+            return
+        self._letting_go = None
+        running.asked, running.begun_s = True, now_s
+        future = self._arm.call_async(Arm.Request(source=topics.POLICY_SOURCE))
+        future.add_done_callback(lambda done: self._on_armed(running, done))
 
     def _on_armed(self, running: Running, done: Future) -> None:
         answer = done.result()
@@ -387,7 +398,7 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
         """Disarm, unless a person has armed another source meanwhile."""
         armed = self._guard.armed_source if self._guard else ""
         if armed in ("", topics.POLICY_SOURCE):
-            self._disarm.call_async(Disarm.Request(reason=reason))
+            self._letting_go = self._disarm.call_async(Disarm.Request(reason=reason))
 
     # What stops a run beside its frames
 
@@ -400,6 +411,8 @@ class PolicyNode(LifecycleNode):  # type: ignore[misc]  # ROS has no types
         running = self._running
         if running is None:
             return
+        if running.run is None and not running.asked:
+            self._ask_to_arm(running)
         self._advance()
         reason = why_over(running, self._inputs, self._guard, self._guard_s, self._get("stale_s"), time.monotonic())
         if reason and self._running is running:

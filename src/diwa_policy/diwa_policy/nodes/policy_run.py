@@ -19,6 +19,8 @@ FIRST_FRAME_S = 2.0
 """How long a run waits for its first frame."""
 ANSWER_S = 3.0
 """Within which the guard has to answer."""
+LATE_S = 3.0
+"""So long may the request that ended the last run be on its way, over a cable that was out, say."""
 GUARD_SILENT_S = 0.5
 HOLD_S = 1.0
 """So long may the guard hold before the run is over."""
@@ -32,6 +34,8 @@ class Running:
     seed: int
     begun_s: float
     over: Future
+    asked: bool = False
+    """The guard has been asked to arm."""
     armed: bool = False
     run: SkillRun | None = None
     """None: the guard has not answered yet."""

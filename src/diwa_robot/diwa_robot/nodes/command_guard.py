@@ -343,7 +343,7 @@ def _seconds(stamp: Any) -> float:
 
 
 def main() -> int:
-    return run_node(CommandGuardNode, begin=start_lifecycle, close=CommandGuardNode.close)
+    return run_node(CommandGuardNode, begin=start_lifecycle, close=CommandGuardNode.close, moves_arm=True)
 
 
 if __name__ == "__main__":

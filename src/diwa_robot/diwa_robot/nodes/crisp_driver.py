@@ -402,7 +402,7 @@ class CrispDriverNode(LifecycleNode):
 
 
 def main() -> int:
-    return run_node(CrispDriverNode, begin=start_lifecycle, close=CrispDriverNode.close)
+    return run_node(CrispDriverNode, begin=start_lifecycle, close=CrispDriverNode.close, moves_arm=True)
 
 
 if __name__ == "__main__":

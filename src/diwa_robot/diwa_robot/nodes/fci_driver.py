@@ -316,7 +316,7 @@ class FciDriverNode(LifecycleNode):
 
 
 def main() -> int:
-    return run_node(FciDriverNode, begin=start_lifecycle, close=FciDriverNode.close)
+    return run_node(FciDriverNode, begin=start_lifecycle, close=FciDriverNode.close, moves_arm=True)
 
 
 if __name__ == "__main__":
