@@ -33,7 +33,7 @@ def share_no_memory() -> None:
     Fast DDS's queues in shared memory are locked by who reads them. A reader that is killed at that moment leaves the
     lock behind, and then every publisher to it stands still for 2 s. Datagrams have no lock.
 
-    Whoever has chosen transports or a profile of his own keeps them; that of ``diwa network`` has a twin without memory.
+    Transports or a profile that a lab has chosen are kept; the profile of ``diwa network`` has a twin without memory.
     """
     if os.environ.get("RMW_IMPLEMENTATION", _FAST_DDS) not in (_FAST_DDS, "rmw_fastrtps_dynamic_cpp"):
         return
