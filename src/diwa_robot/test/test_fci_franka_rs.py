@@ -119,6 +119,21 @@ def test_reflex_carries_its_names(arm, robot: Robot):
     one.recover()
 
 
+def test_no_motion_begins_without_the_thresholds_of_the_settings(arm, robot: Robot):
+    """A robot that is stopped when the driver finds it takes no settings."""
+    wanted = [55.0, 55.0, 55.0, 35.0, 35.0, 35.0]
+    one = arm(force_thresholds=tuple(wanted))
+    robot.order("user_stop on")
+    try:
+        one.connect()
+        assert robot.order("status")["force_thresholds"] != wanted
+    finally:
+        robot.order("user_stop off")
+    one.begin()
+    assert robot.order("status")["force_thresholds"] == wanted
+    one.end()
+
+
 def test_connecting_leaves_this_thread_its_priority(arm):
     """The library gives the thread that connects the highest real-time priority."""
     before = os.sched_getscheduler(0)

@@ -75,6 +75,7 @@ class FrankaRsArm:
         self._control: Any = None
         self._connecting: threading.Thread | None = None
         self._warnings: list[str] = []
+        self._thresholds_set = False
         self._tool = np.eye(4)
         """From the tool as the robot reports it to the tool as the library's model has it."""
 
@@ -88,14 +89,18 @@ class FrankaRsArm:
         self._check_type(version)
         self._carry_load(version)
         settings, state = self._settings, self._asking(self._robot.read_once)
-        limits = [list(settings.torque_thresholds)] * 2 + [list(settings.force_thresholds)] * 2
-        if (
-            state.robot_mode == "idle"
-        ):  # else the robot takes no settings; they are asked for again with the first motion
-            self._asking(lambda: self._robot.set_collision_behavior_simple(*limits))
+        self._thresholds_set = False
+        if state.robot_mode == "idle":  # else it takes no settings; the first motion begins with them
+            self._set_thresholds()
         self._tool = self._asking(lambda: self._offset_to_model(state))
         self._note(state)
         return f"{TYPES[version]} at {settings.robot_ip}, FCI version {version} ({SYSTEMS[version]})"
+
+    def _set_thresholds(self) -> None:
+        settings = self._settings
+        limits = [list(settings.torque_thresholds)] * 2 + [list(settings.force_thresholds)] * 2
+        self._asking(lambda: self._robot_now().set_collision_behavior_simple(*limits))
+        self._thresholds_set = True
 
     def warnings(self) -> tuple[str, ...]:
         return tuple(self._warnings)
@@ -213,6 +218,8 @@ class FrankaRsArm:
 
     def begin(self) -> None:
         settings = self._settings
+        if not self._thresholds_set:
+            self._set_thresholds()
         options: dict[str, Any] = {**_ANYWHERE, **_BUDGET[settings.controller], "backend": settings.controller}
         if settings.controller == "impedance":
             options |= {

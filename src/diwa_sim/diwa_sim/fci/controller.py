@@ -129,6 +129,11 @@ class RobotController:
         """A motion runs whose stream of commands has begun."""
         return self._motion is not None and self._motion.commanded
 
+    @property
+    def force_thresholds(self) -> list[float]:
+        """Forces [N] and torques [N m] at the tool that are a collision, while the arm does not accelerate."""
+        return [float(value) for value in self._message.thresholds["upper_force_nominal"]]
+
     # Requests
 
     def request(self, command: Command, command_id: int, payload: bytes) -> None:

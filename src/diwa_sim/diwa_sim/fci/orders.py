@@ -85,6 +85,7 @@ class Orders:
             "gripper_connected": self._links[1].connected,
             "q": state["q"].tolist(),
             "force": state["O_F_ext_hat_K"].tolist(),
+            "force_thresholds": self._robot.force_thresholds,
             "width": self._arm.width_m,
             **asdict(self._robot.statistics),
             **self._pace(False),
