@@ -119,6 +119,36 @@ def test_reflex_carries_its_names(arm, robot: Robot):
     one.recover()
 
 
+def test_arm_presses_with_no_more_than_stiffness_times_leash(arm, robot: Robot):
+    """40 N by default: it stands against a hand that pushes with 30 N, and gives way to one with 55 N."""
+    one = arm()
+    one.connect()
+    start = one.read().pose
+    settings = FciSettings()
+    leash_m, held_m = settings.leash_m, 30.0 / settings.stiffness[1]
+
+    def pushed(force_n: float, enough) -> float:
+        """How far away it is once that is enough, or after some seconds."""
+        robot.order(f"push 0 {force_n} 0")
+        deadline = time.monotonic() + 5.0
+        while time.monotonic() < deadline:
+            one.command(start)
+            if enough(away_m := one.read().pose.distance_m(start)):
+                break
+            time.sleep(1.0 / 120.0)  # the pace of targets
+        return away_m
+
+    try:
+        one.begin()
+        assert 0.7 * held_m < pushed(30.0, lambda away_m: False) < 1.2 * held_m
+        assert pushed(55.0, lambda away_m: away_m > 1.5 * leash_m) > 1.5 * leash_m
+        assert one.read().mode == "move"
+    finally:
+        robot.order("push 0 0 0")
+    assert pushed(0.0, lambda away_m: away_m < 0.002) < 0.002
+    one.end()
+
+
 def test_no_motion_begins_without_the_thresholds_of_the_settings(arm, robot: Robot):
     """A robot that is stopped when the driver finds it takes no settings."""
     wanted = [55.0, 55.0, 55.0, 35.0, 35.0, 35.0]
