@@ -215,6 +215,7 @@ def test_attempts_are_ten_seconds_at_most() -> None:
     assert tasks.count("play") == 24
 
 
+@needs_extra
 def test_a_damaged_array_is_named_and_leaves_nothing_behind(tmp_path: Path) -> None:
     data_set = make(tmp_path / "play")
     (file,) = (item for item in (tmp_path / "play/recordings").glob("bag-b*/static/c/**/*") if item.is_file())
