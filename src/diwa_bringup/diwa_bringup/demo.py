@@ -23,8 +23,8 @@ HABITS: Mapping[str, tuple[float, float, float]] = {
 something to improve. The first four were chosen by that (docs/results/fine_tuning.md); with the others the demonstrator
 fails as often as with those, three times in four. lift-cube is too hard for a habit."""
 WORLD_MODEL = ("training.steps=2200", "training.decay_steps=400", "training.validation_share=0.1")
-"""Fewer steps than the preset tiny: the whole must take less than 20 minutes on two cores. More held out, so that both
-a stretch of play and attempts are among it."""
+"""As many steps as let the whole take less than 20 minutes on two cores: with 1,500 the verdict on the dreams is a toss
+(docs/results/serving.md). More held out, so that both a stretch of play and attempts are among it."""
 
 
 @dataclass(frozen=True)
