@@ -3,22 +3,33 @@
 Without a data set, makes one of noisy images. Prints a Markdown table: each preset by the plain forms, the fast ones
 and, with --compile, the fast ones with a compiled scan, beside the machine's own GEMM peak. Each has a process of its
 own; memory is that process's, data included.
+
+python benchmarks/world_model.py --beside       # two minutes: a step on a quiet machine and beside one busy process
+
+prints what a step of the first preset costs with each way in which OpenMP threads can wait for each other. Laps of all
+ways alternate, so that other work on the machine disturbs all of them alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import diwa_worldmodel  # noqa: F401  (before torch, as every stage does)
+
+# isort: split
 import torch
 from machine import machine, markdown_table
 from sampler import make
@@ -28,6 +39,7 @@ from diwa_worldmodel.config import Preset, WorldModelConfig, load_config
 from diwa_worldmodel.dataset.sampler import ResidentFrames
 from diwa_worldmodel.dataset.store import open_data_set
 from diwa_worldmodel.memory import keep_freed_memory
+from diwa_worldmodel.openmp import LIBGOMP_DEFAULT, LIMIT, SPIN_COUNT
 from diwa_worldmodel.rssm import State, balanced_kl
 from diwa_worldmodel.settings import from_words
 from diwa_worldmodel.training.batches import BatchStream
@@ -104,6 +116,35 @@ def step_flops(model: WorldModel, config: WorldModelConfig, batch: WorldModelBat
     return float(counter.get_total_flops())
 
 
+class Training:
+    """A preset's training by one of :data:`FORMS`, step by step."""
+
+    def __init__(
+        self, data_set: Path, preset: Preset, words: Sequence[str], form: str, device: torch.device, threads: int
+    ) -> None:
+        torch.set_num_threads(threads)
+        config = load_config(preset, from_words(words))
+        model = WorldModel(config.model).to(device)
+        if form != "plain" and device.type == "cpu":
+            keep_freed_memory()
+        frames = ResidentFrames(open_data_set(data_set).load())
+        self.batches = BatchStream(frames, config.model, config.training, device)
+        self.flops = step_flops(model, config, next(self.batches), device) if form == "plain" else 0.0
+        model.use_fast_paths(form != "plain")
+        if form == "compiled":
+            model.compile_scan()
+        self.model, self._config, self._device = model, config, device
+        self._optimiser = make_optimiser(model, config.training)
+        self._state = model.rssm.initial(config.training.batch, device)
+
+    def step(self, clock: Stopwatch) -> None:
+        self._state = train_step(self.model, self._config, self._optimiser, self.batches, self._state, clock)
+
+
+def step_times_ms(clock: Stopwatch) -> list[float]:
+    return [sum(times) for times in zip(*clock.parts_ms.values(), strict=True)]
+
+
 def measure(
     data_set: Path,
     preset: Preset,
@@ -113,33 +154,20 @@ def measure(
     threads: int,
     seconds: float,
 ) -> Measured:
-    """A preset's training by one of :data:`FORMS`, after two steps that are not counted."""
-    torch.set_num_threads(threads)
-    config = load_config(preset, from_words(words))
-    model = WorldModel(config.model).to(device)
-    if form != "plain" and device.type == "cpu":
-        keep_freed_memory()
-    frames = ResidentFrames(open_data_set(data_set).load())
-    with BatchStream(frames, config.model, config.training, device) as batches:
-        flops = 0.0
-        if form == "plain":
-            flops = step_flops(model, config, next(batches), device)
-        model.use_fast_paths(form != "plain")
-        if form == "compiled":
-            model.compile_scan()
-        optimiser = make_optimiser(model, config.training)
-        state = model.rssm.initial(config.training.batch, device)
-        clock = Stopwatch(device)
-        waits_ms: list[float] = []
-        began_s = time.perf_counter()
+    """After two steps that are not counted."""
+    training = Training(data_set, preset, words, form, device, threads)
+    clock = Stopwatch(device)
+    waits_ms: list[float] = []
+    began_s = time.perf_counter()
+    with training.batches as batches:
         while len(waits_ms) < 5 or time.perf_counter() - began_s < seconds:
-            state = train_step(model, config, optimiser, batches, state, clock)
+            training.step(clock)
             waits_ms.append(1e3 * batches.wait_s)
     parts = {name: statistics.median(times[2:]) for name, times in clock.parts_ms.items()}
-    steps = [sum(times) for times in zip(*clock.parts_ms.values(), strict=True)][2:]
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    steps = step_times_ms(clock)[2:]
+    parameters = sum(parameter.numel() for parameter in training.model.parameters())
     wait_share = sum(waits_ms[2:]) / sum(steps)
-    return Measured(parameters, flops, parts, statistics.median(steps), wait_share, memory_gb(device))
+    return Measured(parameters, training.flops, parts, statistics.median(steps), wait_share, memory_gb(device))
 
 
 def train_step(
@@ -186,6 +214,96 @@ def apart(*arguments: Any) -> Measured:
         return pool.submit(measure, *arguments).result()
 
 
+# ---- beside a busy process ----
+
+PASSIVE = "OMP_WAIT_POLICY"
+LAP_S = 3.0
+
+_training: Training
+"""Of this process."""
+
+
+def begin_training(*arguments: Any) -> None:
+    global _training
+    _training = Training(*arguments)
+    lap(0.0)
+    lap(0.0)
+
+
+def lap(seconds: float) -> list[float]:
+    """Times [ms] of steps, at least one."""
+    clock = Stopwatch(torch.device("cpu"))
+    end_s = time.perf_counter() + seconds
+    while not clock.parts_ms["load"] or time.perf_counter() < end_s:
+        _training.step(clock)
+    return step_times_ms(clock)
+
+
+def end_training() -> None:
+    _training.batches.close()
+
+
+@contextmanager
+def trainings(spin_counts: Sequence[int], arguments: Sequence[Any]) -> Iterator[Mapping[str, ProcessPoolExecutor]]:
+    """A process for each spin count and one for the passive policy, ready to run laps."""
+    ways = [(SPIN_COUNT, str(count)) for count in spin_counts] + [(PASSIVE, "passive")]
+    with ExitStack() as stack:
+        pools = {}
+        for variable, value in ways:
+            os.environ.pop(SPIN_COUNT, None)
+            os.environ[variable] = value
+            name = f"{variable}={value}"
+            pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), begin_training, tuple(arguments))
+            pools[name] = stack.enter_context(pool)
+            pool.submit(lap, 0.0).result()
+            stack.callback(pool.submit, end_training)
+        yield pools
+
+
+@contextmanager
+def busy_process() -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def beside_table(spin_counts: Sequence[int], arguments: Sequence[Any], seconds: float) -> str:
+    """Each way has about ``seconds`` on a quiet machine and as many beside a busy process."""
+    with trainings(spin_counts, arguments) as pools:
+        quiet: dict[str, list[float]] = {name: [] for name in pools}
+        beside: dict[str, list[float]] = {name: [] for name in pools}
+        end_s = time.perf_counter() + 2 * len(pools) * seconds
+        while time.perf_counter() < end_s:
+            for name, pool in pools.items():
+                quiet[name] += pool.submit(lap, LAP_S).result()
+            with busy_process():
+                for name, pool in pools.items():
+                    beside[name] += pool.submit(lap, LAP_S).result()
+    first_ms = statistics.median(next(iter(quiet.values())))
+    rows = []
+    for name in quiet:
+        quiet_ms, mean_ms = statistics.median(quiet[name]), statistics.mean(beside[name])
+        rows.append(
+            [
+                name,
+                f"{quiet_ms:,.0f}",
+                f"{quiet_ms / first_ms - 1.0:+.1%}",
+                f"{statistics.median(beside[name]):,.0f}",
+                f"{mean_ms:,.0f}",
+                f"{mean_ms / quiet_ms:.1f}",
+                f"{len(quiet[name])}, {len(beside[name])}",
+            ]  # fmt: skip
+        )
+    head = ["threads wait by", "quiet ms", "to the first", "beside ms", "beside, mean ms", "mean to quiet", "steps"]
+    return markdown_table(head, rows)
+
+
+# ---- command ----
+
+
 def row(preset: str, form: str, measured: Measured, flops: float, peak: float) -> list[str]:
     parts = [f"{measured.parts_ms[name]:,.1f}" for name in PARTS]
     share = flops / (1e-3 * measured.step_ms) / peak
@@ -193,6 +311,17 @@ def row(preset: str, form: str, measured: Measured, flops: float, peak: float) -
         preset, form, *parts, f"{measured.step_ms:,.0f}", f"{share:.0%}", f"{measured.wait_share:.1%}",
         f"{measured.memory_gb:.1f}",
     ]  # fmt: skip
+
+
+def main_beside(words: argparse.Namespace) -> None:
+    preset = words.presets[0]
+    with tempfile.TemporaryDirectory() as folder:
+        data_set = words.data_set or make(Path(folder, "made"), min(words.frames, 2_000)).path
+        arguments = (data_set, preset, words.set, "fast", torch.device("cpu"), words.threads)
+        table = beside_table(words.spin_counts, arguments, words.seconds)
+    config = load_config(preset, from_words(words.set)).training
+    shape = f"{config.batch} x {config.length} in {config.precision}"
+    print(f"{machine()}, PyTorch {torch.__version__}, {words.threads} threads; {preset}, {shape}; medians\n\n{table}")
 
 
 def main() -> None:
@@ -204,10 +333,16 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also with the scan compiled")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
     parser.add_argument("--frames", type=int, default=10_000, help="of the data set that is made")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each form of each preset")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each form of each preset, or each cell")
+    parser.add_argument("--beside", action="store_true", help="steps on a quiet machine and beside one busy process")
+    parser.add_argument(
+        "--spin-counts", nargs="+", type=int, default=[LIBGOMP_DEFAULT, LIMIT], help="with --beside: libgomp's, ours"
+    )
     words = parser.parse_args()
     device = torch.device(words.device)
     torch.set_num_threads(words.threads)
+    if words.beside:
+        return main_beside(words)
     peaks = {str(kind).removeprefix("torch."): gemm_peak(kind, device) for kind in (torch.float32, torch.bfloat16)}
     rows, sizes = [], []
     with tempfile.TemporaryDirectory() as folder:
