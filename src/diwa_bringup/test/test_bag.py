@@ -66,9 +66,32 @@ def test_repair_says_what_was_kept_and_what_was_lost(bag: Path, capsys: pytest.C
     file.write_bytes(content[:last])
     assert BagRepair(bag).run() == 0
     out = capsys.readouterr().out
-    assert "repaired play_0.mcap, metadata.yaml; kept 21 messages" in out and "2.0 s" in out
+    assert f"{bag}_repaired: repaired play_0.mcap, metadata.yaml; kept 21 messages" in out and "2.0 s" in out
     assert "      21  /diwa/action" in out and "lost: " in out
-    assert Bag(bag).topics["/diwa/action"].messages == 21
+    assert Bag(bag.with_name("play_repaired")).topics["/diwa/action"].messages == 21
+    assert file.read_bytes() == content[:last], "the original stays as it is"
+
+
+def test_repair_in_place_and_elsewhere(bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = bag / "play_0.mcap"
+    file.write_bytes(file.read_bytes()[:-200])
+    assert BagRepair(bag, out=tmp_path / "other").run() == 0
+    assert BagRepair(bag, in_place=True).run() == 0
+    assert Bag(bag).topics == Bag(tmp_path / "other").topics
+    assert f"{bag}: repaired" in capsys.readouterr().out
+
+
+def test_info_says_when_the_clock_was_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    writer = BagWriter(tmp_path / "play")
+    mark = writer.add(connection(topics.ANNOTATION, "diwa"))
+    for seconds in (0.0, 0.5, 1.0, -3599.0, -3598.5):
+        note = cdr(topics.ANNOTATION.type, header(seconds), "open-drawer", True, "")
+        writer.write(mark, START_NS + int(seconds * 1e9), note)
+    writer.close()
+    assert BagInfo(tmp_path / "play").run() == 0
+    out = capsys.readouterr().out
+    assert "play: 1.5 s from" in out and "clock: set back by 3600.000 s at 1.000 s" in out
+    assert "     1.5 s  open-drawer: success" in out
 
 
 def test_repair_of_a_good_bag_says_so(bag: Path, capsys: pytest.CaptureFixture[str]):

@@ -230,6 +230,6 @@ def test_full_disk_is_a_fault_with_its_reason_and_the_bag_can_be_read(tmp_path: 
     run = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=90)
     assert run.returncode == 0, run.stderr
     assert "the bag cannot be written" in run.stdout and "File too large" in run.stdout
-    repair(tmp_path / "play")
+    repair(tmp_path / "play", in_place=True)
     messages = [message.data for message in Bag(tmp_path / "play").messages()]
     assert messages == [pose(number) for number in range(len(messages))] and messages

@@ -259,7 +259,7 @@ def test_everything_but_the_last_second_survives_a_kill(world: World, recorders,
     recorder.wait(DEADLINE_S)
     with pytest.raises(UserError, match="run: diwa bag repair"):
         Bag(tmp_path / "play")
-    report = repair(tmp_path / "play")
+    report = repair(tmp_path / "play", in_place=True)
     bag = Bag(tmp_path / "play")
     numbers = sequences(bag)
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) and report.messages[ACTION] == len(numbers)

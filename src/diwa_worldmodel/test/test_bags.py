@@ -192,15 +192,6 @@ def test_a_camera_on_another_clock_is_refused_and_can_be_read_by_arrival(importe
     assert import_bag(tmp_path / "bag", data_set, options=BagOptions(clock="log")).frames == 8
 
 
-def test_stamps_that_are_set_back_are_refused_and_can_be_read_by_arrival(imported, tmp_path, data_set):
-    def back(item):
-        return replace(item, stamp_ns=item.stamp_ns - 100 * NS) if item.stamp_ns > START_NS + 2 * NS else item
-
-    with pytest.raises(UserError, match="jump back by 99.97"):
-        imported([back(item) for item in items(4.0)])
-    assert import_bag(tmp_path / "bag", data_set, options=BagOptions(clock="log")).frames == 30
-
-
 def test_without_stamps_the_arrival_counts_and_the_report_says_so(imported):
     recording = imported([replace(item, stamp_ns=0) for item in items(1.0)])
     assert recording.frames == 8

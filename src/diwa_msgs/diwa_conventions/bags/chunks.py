@@ -7,9 +7,11 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 import lz4.frame  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
 import zstandard
 from mcap.data_stream import ReadDataStream, RecordBuilder
 from mcap.opcode import Opcode
@@ -26,6 +28,8 @@ from mcap.records import (
     Statistics,
     SummaryOffset,
 )
+
+IntArray: TypeAlias = npt.NDArray[np.int64]
 
 MAGIC = b"\x89MCAP0\r\n"
 LARGEST_CHUNK_BYTES = 2**30
@@ -96,6 +100,14 @@ class Index:
         for channel, count in counts.items():
             self.counts[channel] = self.counts.get(channel, 0) + count
 
+    def define(self, opcode: int, payload: bytes) -> None:
+        """Take a schema or a channel down; the first definition of a number counts."""
+        record = parse(opcode, payload)
+        if isinstance(record, Schema):
+            self.schemas.setdefault(record.id, record)
+        elif isinstance(record, Channel):
+            self.channels.setdefault(record.id, record)
+
     def statistics(self) -> Statistics:
         return Statistics(
             attachment_count=len(self.attachments),
@@ -158,6 +170,45 @@ def read_index(file: BinaryIO) -> Index | None:
     return _parse_index(summary)
 
 
+def is_closed(file: BinaryIO) -> bool:
+    """Whether an MCAP file ends as a file that was closed does, with or without an index."""
+    ending = FOOTER.size + len(MAGIC)
+    size = file.seek(0, 2)
+    if size < len(MAGIC) + ending:
+        return False
+    file.seek(size - ending)
+    footer = file.read(ending)
+    return footer[0] == Opcode.FOOTER and footer.endswith(MAGIC)
+
+
+def records(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
+    """Opcode, first byte and length of the payload of all records up to the end of the data; the file stands at the
+    payload."""
+    size, at = file.seek(0, 2), len(MAGIC)
+    while at + HEAD.size <= size:
+        file.seek(at)
+        opcode, length = HEAD.unpack(file.read(HEAD.size))
+        if opcode in (Opcode.DATA_END, Opcode.FOOTER):
+            return
+        if not opcode or length > size - at - HEAD.size:
+            break
+        yield opcode, at, length
+        at += HEAD.size + length
+    raise DamageError(f"the record at byte {at} is cut off, or no record")
+
+
+def message_times(buffer: bytes) -> list[tuple[int, IntArray]]:
+    """Channel, and log times and places in the chunk (N, 2), from the message indexes that follow a chunk."""
+    found = []
+    for opcode, begin, end in walk(buffer):
+        if opcode == Opcode.MESSAGE_INDEX:
+            channel, size = struct.unpack_from("<HI", buffer, begin)
+            if size != end - begin - 6 or size % 16:
+                raise DamageError("a message index does not have the length that it claims")
+            found.append((channel, np.frombuffer(buffer, "<i8", size // 8, begin + 6).reshape(-1, 2)))
+    return found
+
+
 def _parse_index(summary: bytes) -> Index | None:
     index, counted = Index(), False
     for opcode, start, end in walk(summary):
@@ -174,7 +225,9 @@ def _parse_index(summary: bytes) -> Index | None:
             index.metadata.append(record)
         elif isinstance(record, Statistics):
             index.counts, counted = dict(record.channel_message_counts), True
-    whole = counted and (bool(index.chunks) or not index.messages) and set(index.counts) <= set(index.channels)
+    schemas = {channel.schema_id for channel in index.channels.values()} - {0}
+    whole = counted and (bool(index.chunks) or not index.messages)
+    whole = whole and set(index.counts) <= set(index.channels) and schemas <= set(index.schemas)
     return index if whole else None
 
 

@@ -60,7 +60,7 @@ def connection(topic: Topic, namespace: str) -> Connection:
 
 def of_type(name: str, type_name: str, reliable: bool = True, depth: int = 10) -> Connection:
     """The connection of any topic; UserError for a type whose definition is not on this machine."""
-    store = _store_with(type_name)
+    store = store_with(type_name)
     definition, _ = store.generate_msgdef(type_name, ros_version=2)
     return Connection(name, type_name, definition, store.hash_rihs01(type_name), reliable, depth)
 
@@ -70,7 +70,7 @@ def full_name(name: str, namespace: str) -> str:
     return name if name.startswith("/") else f"/{namespace.strip('/')}/{name}".replace("//", "/")
 
 
-def _store_with(type_name: str) -> Typestore:
+def store_with(type_name: str) -> Typestore:
     """The typestore after the definitions of a foreign type, and of those in it, have been read from the install."""
     store = typestore()
     missing = [type_name]
@@ -79,12 +79,12 @@ def _store_with(type_name: str) -> Typestore:
         if name in store.fielddefs:
             continue
         types = get_types_from_msg(_installed_definition(name), name)
-        missing += [part for part in _parts_of(types, name) if part not in store.fielddefs and part not in types]
+        missing += [part for part in parts_of(types, name) if part not in store.fielddefs and part not in types]
         store.register(types)
     return store
 
 
-def _parts_of(types: object, name: str) -> list[str]:
+def parts_of(types: object, name: str) -> list[str]:
     """Message types named in the field definitions of ``name``."""
     found: list[str] = []
 
@@ -100,9 +100,9 @@ def _parts_of(types: object, name: str) -> list[str]:
 
 
 def _installed_definition(type_name: str) -> str:
-    package, _, name = type_name.split("/")
+    package, _, name = (type_name.split("/") + ["", ""])[:3]
     for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(":"):
         path = Path(prefix, "share", package, "msg", f"{name}.msg")
         if path.is_file():
             return path.read_text(encoding="utf-8")
-    raise UserError(f"the definition of {type_name} was not found; install and source the package {package}")
+    raise UserError(f"the definition of {type_name!r} was not found; install and source the package {package}")

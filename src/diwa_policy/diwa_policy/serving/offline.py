@@ -152,7 +152,7 @@ def read_frames(
     """
     options = BagOptions(namespace)
     topics = find_topics(bag, options)
-    part = Part(bag.start_ns, bag.end_ns + 1)
+    part = Part()
     found = read_streams(bag, part, topics, options, _silent)
     square = SquareImages(config.image_size_px, config.fit)
     while True:

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from diwa_conventions.bags.reader import Bag, RawMessage
 from diwa_conventions.images import ImageArray, SquareImages
 from diwa_worldmodel.dataset import cdr
-from diwa_worldmodel.dataset.bag_streams import BagStreams, Part
-from diwa_worldmodel.dataset.bag_topics import COMPRESSED_TYPE, BagTopics
+from diwa_worldmodel.dataset.bag_streams import BagStreams, Part, image_reader
+from diwa_worldmodel.dataset.bag_topics import BagTopics
+from diwa_worldmodel.dataset.clock_steps import IntArray
+from diwa_worldmodel.dataset.message_fields import FieldReader, Image
 from diwa_worldmodel.dataset.records import Role
-from diwa_worldmodel.dataset.stamps import IntArray
 from diwa_worldmodel.dataset.timeline import Plan
 
 _BLOCK_FRAMES = 50
@@ -27,7 +28,7 @@ class _Camera:
 
     frames: dict[int, list[int]]
     """From a row of the first pass to the frames that use it."""
-    fields: Callable[[bytes, int], cdr.ImageFields]
+    read: FieldReader[Image]
     row: int = -1
     ready: dict[int, ImageArray | None] = field(default_factory=dict)
     """By frame. None: could not be decoded."""
@@ -35,12 +36,12 @@ class _Camera:
     """All frames before this one are ready or were handed out."""
 
     @classmethod
-    def waiting_for(cls, rows: IntArray, fields: Callable[[bytes, int], cdr.ImageFields]) -> _Camera:
+    def waiting_for(cls, rows: IntArray, read: FieldReader[Image]) -> _Camera:
         """``rows`` (F,) of the first pass, by frame."""
         frames: dict[int, list[int]] = {}
         for frame, row in enumerate(rows.tolist()):
             frames.setdefault(row, []).append(frame)
-        return cls(frames, fields)
+        return cls(frames, read)
 
     def put(self, image: ImageArray | None) -> None:
         """The image of the present row."""
@@ -68,17 +69,19 @@ class ImagePairs:
         self._cameras: dict[str, _Camera] = {}
         chosen: dict[Role, IntArray] = {"static_image": frames.static, "gripper_image": frames.gripper}
         for role, index in chosen.items():
-            compressed = topics.roles[role].type == COMPRESSED_TYPE
-            fields = cdr.compressed_fields if compressed else cdr.image_fields
-            self._cameras[topics.roles[role].name] = _Camera.waiting_for(found.ordered[role].kept[index], fields)
+            topic = topics.roles[role]
+            rows = found.ordered[role].kept[index]
+            self._cameras[topic.name] = _Camera.waiting_for(rows, image_reader(bag, topic.type))
         self.bad: list[tuple[bool, int]] = []
         """(is it static, index into the stream) of images that cannot be decoded."""
+        self.complaints: dict[str, str] = {}
+        """By topic, why the first of them could not be."""
 
     def blocks(self) -> Iterator[tuple[slice, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
         """Which frames, and their static and gripper images (n, S, S, 3)."""
         static, gripper = self._cameras.values()
         done = 0
-        for message in self._bag.messages(list(self._cameras), self._part.begin_ns, self._part.end_ns):
+        for message in self._bag.recorded(list(self._cameras), self._part.ranges):
             self._progress(message)
             self._take(message)
             while min(static.complete, gripper.complete) - done >= _BLOCK_FRAMES:
@@ -105,16 +108,16 @@ class ImagePairs:
     def _take(self, message: RawMessage) -> None:
         """Decode the image if a frame uses it. Rows are counted as in the first pass."""
         camera = self._cameras[message.topic]
-        try:
-            _, offset = cdr.header(message.data)
-        except (struct.error, ValueError):
+        found = camera.read(message)
+        if found is None:
             return
         camera.row += 1
         if camera.row in camera.frames:
-            camera.put(self._decode(camera, message.data, offset))
+            camera.put(None if found[1] is None else self._decode(message.topic, found[1]))
 
-    def _decode(self, camera: _Camera, data: bytes, offset: int) -> ImageArray | None:
+    def _decode(self, topic: str, image: Image) -> ImageArray | None:
         try:
-            return self._square(cdr.rgb(data, camera.fields(data, offset)))
-        except (struct.error, ValueError):
+            return self._square(cdr.rgb(image.data, image.fields))
+        except (struct.error, ValueError) as error:
+            self.complaints.setdefault(topic, str(error))
             return None

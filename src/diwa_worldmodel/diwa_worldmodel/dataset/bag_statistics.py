@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from diwa_worldmodel.dataset.records import Histogram, Statistics, TopicReport
-from diwa_worldmodel.dataset.stamps import IntArray
+from diwa_worldmodel.dataset.clock_steps import IntArray
+from diwa_worldmodel.dataset.records import MOST_STRETCHES, Histogram, Statistics, Stretch, TopicReport
 
 SKEW_EDGES_MS = tuple(edge + 0.5 for edge in range(-51, 51))
 
@@ -32,8 +32,15 @@ def total(parts: Sequence[Statistics], duration_s: float) -> Statistics:
         episode_ends=_sums(part.episode_ends for part in parts),
         steps=sum(part.steps for part in parts),
         saturated=_sums(part.saturated for part in parts),
+        stretches_left_out=_longest([one for part in parts for one in part.stretches_left_out]),
+        uneven_steps=sum(part.uneven_steps for part in parts),
         warnings=tuple(dict.fromkeys(line for part in parts for line in part.warnings)),
     )
+
+
+def _longest(stretches: list[Stretch]) -> tuple[Stretch, ...]:
+    chosen = sorted(stretches, key=lambda one: one.from_s - one.to_s)[:MOST_STRETCHES]
+    return tuple(sorted(chosen, key=lambda one: one.from_s))
 
 
 def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import struct
 from array import array
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +13,13 @@ from diwa_conventions.actions import FloatArray, Pose, matrix_to_euler
 from diwa_conventions.bags.reader import Bag, RawMessage
 from diwa_conventions.errors import UserError
 from diwa_conventions.topics import FINGER_JOINTS
-from diwa_worldmodel.dataset import cdr
+from diwa_worldmodel.dataset import cdr, message_fields
 from diwa_worldmodel.dataset.bag_topics import COMPRESSED_TYPE, BagOptions, BagTopics
+from diwa_worldmodel.dataset.clock_steps import Clock, IntArray, LogStep, log_step_of
+from diwa_worldmodel.dataset.message_fields import FieldReader, Image
+from diwa_worldmodel.dataset.message_fields import Numbers as Numeric
 from diwa_worldmodel.dataset.records import Role, TopicReport
-from diwa_worldmodel.dataset.stamps import IntArray, Ordered, check_clocks, order
+from diwa_worldmodel.dataset.stamps import Ordered, check_clocks, order
 from diwa_worldmodel.dataset.timeline import Images, Numbers, Poses, Streams
 
 SCENE_STATE_NAMES = (
@@ -36,24 +38,22 @@ SCENE_STATE_NAMES = (
 )
 """Of the playroom, in the order of CALVIN's ``scene_obs``."""
 
-_Read = Callable[[bytes, int], "tuple[float, ...]"]
-
 
 class Row(NamedTuple):
     """One message of a column."""
 
     stamp_ns: int
     log_ns: int
-    values: tuple[float, ...]
+    values: Numeric
 
 
 class Column:
-    """Stamp, time of arrival and a few numbers of each message of one topic, as they arrive."""
+    """Stamp, time of arrival and a few numbers of each message of one topic, in the order of the recording."""
 
-    def __init__(self, topic: str, width: int, read: _Read) -> None:
+    def __init__(self, topic: str, width: int, read: FieldReader[Any], numbers: Callable[[Any], Numeric]) -> None:
         self.topic = topic
-        self._width = width
         self.read = read
+        self._width, self._numbers = width, numbers
         self._stamps, self._log, self._values = array("q"), array("q"), array("d")
         self.unreadable = 0
         """Messages without a readable header."""
@@ -61,15 +61,12 @@ class Column:
         """Messages without what is looked for."""
 
     def add(self, message: RawMessage) -> None:
-        try:
-            stamp, offset = cdr.header(message.data)
-        except (struct.error, ValueError):
+        found = self.read(message)
+        if found is None:
             self.unreadable += 1
             return
-        try:
-            values = self.read(message.data, offset)
-        except (struct.error, ValueError):
-            values = (np.nan,) * self._width
+        stamp, value = found
+        values = (np.nan,) * self._width if value is None else self._numbers(value)
         if values:
             self.append(Row(stamp, message.log_ns, values))
         else:
@@ -95,24 +92,24 @@ class Column:
         return np.frombuffer(self._values, dtype=np.float64).reshape(-1, self._width)[kept]
 
 
-class ImageReader:
-    """Says whether an image is readable, by a number for its size or NaN, without touching its pixels."""
+def _image_column(topic: str, read: FieldReader[Image]) -> Column:
+    """Whether an image is readable, by a number for its size or NaN, without touching its pixels."""
 
-    def __init__(self, compressed: bool) -> None:
-        self._fields = cdr.compressed_fields if compressed else cdr.image_fields
-        self.refused = 0
-        self.complaint = ""
-        """About the first one refused."""
-
-    def __call__(self, data: bytes, offset: int) -> tuple[float, ...]:
+    def size(image: Image) -> Numeric:
         try:
-            fields = self._fields(data, offset)
-            cdr.check_image(fields)
-        except (struct.error, ValueError) as error:
-            self.complaint = self.complaint or str(error)
-            self.refused += 1
+            cdr.check_image(image.fields)
+        except ValueError as error:
+            read.refuse(error)
             return (np.nan,)
-        return (fields.height * 65536.0 + fields.width,)
+        return (image.fields.height * 65536.0 + image.fields.width,)
+
+    return Column(topic, 1, read, size)
+
+
+def image_reader(bag: Bag, topic_type: str) -> FieldReader[Image]:
+    """Reads the images of a topic of this type."""
+    compressed = topic_type == COMPRESSED_TYPE
+    return message_fields.compressed_images(bag) if compressed else message_fields.raw_images(bag)
 
 
 @dataclass(frozen=True)
@@ -120,6 +117,7 @@ class Mark:
     """An annotation before it has found its frame."""
 
     stamp_ns: int
+    log_ns: int
     skill: str
     success: bool
     note: str
@@ -135,8 +133,7 @@ class BagStreams:
     """(N, 12) by SCENE_STATE_NAMES, for the N usable messages of that topic; None if the bag has no such topic."""
     marks: tuple[Mark, ...]
     warnings: tuple[str, ...]
-    last_commands: dict[Role, Row]
-    """In force at the end of the part."""
+    end: PartEnd
 
     @property
     def reports(self) -> tuple[TopicReport, ...]:
@@ -144,73 +141,96 @@ class BagStreams:
 
 
 _COMMANDS: tuple[Role, ...] = ("target_pose", "gripper_command")
-_WIDTHS: dict[Role, int] = {
-    "static_image": 1,
-    "gripper_image": 1,
-    "current_pose": 7,
-    "joint_states": 1,
-    "target_pose": 7,
-    "gripper_command": 1,
-}
+
+
+@dataclass(frozen=True)
+class PartEnd:
+    """What a part of a bag leaves to the next one."""
+
+    commands: Mapping[Role, Row] = field(default_factory=dict)
+    """In force."""
+    clocks: Mapping[str, Clock | None] = field(default_factory=dict)
+    """By topic."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a bag, by the times of arrival, and what was in force before it."""
+    """A stretch of a bag, in which the recorder's clock makes no step, and what was there before it."""
 
-    begin_ns: int
-    end_ns: int
-    """One past the last."""
-    commands: Mapping[Role, Row] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[int, int]] | None = None
+    """By topic, its first message and one past its last; None: all."""
+    before: PartEnd = PartEnd()
+    log_step_ns: int = 0
+    """By how much the recorder's clock was set between the part before and this one."""
 
 
 def read_streams(
     bag: Bag, part: Part, topics: BagTopics, options: BagOptions, progress: Callable[[RawMessage], None]
 ) -> BagStreams:
-    """UserError for clocks that differ or were set back, and for joint states without fingers."""
-    columns = {
-        role: Column(topic.name, _WIDTHS[role], _reader(role, topic.type)) for role, topic in topics.roles.items()
-    }
-    for role, row in part.commands.items():
+    """UserError for clocks that differ, and for topics that cannot be used."""
+    fingers = cdr.FingerWidth()
+    columns = {role: _column(bag, role, topic.name, topic.type, fingers) for role, topic in topics.roles.items()}
+    for role, row in part.before.commands.items():
         columns[role].append(row)
+    extras = _Extras(bag, topics)
     by_name = {column.topic: column for column in columns.values()}
-    scene: list[tuple[int, int, list[float]]] = []
-    marks: list[Mark] = []
-    unsound = 0
-    scene_name = topics.scene_state.name if topics.scene_state else None
-    for message in bag.messages(topics.names(), part.begin_ns, part.end_ns):
+    for message in bag.recorded(topics.names(), part.ranges):
         progress(message)
         column = by_name.get(message.topic)
         if column is not None:
             column.add(message)
-        elif message.topic == scene_name:
-            found = _scene_row(bag.decode(message), message.log_ns)
-            scene += [found] if found else []
-            unsound += not found
         else:
-            marks.append(_mark(bag.decode(message), message.log_ns, options))
+            extras.add(message)
     by_log = options.clock == "log"
-    scene_states = _Scene(scene_name, scene, by_log)
-    resets = scene_states.resets_ns()
-    ordered = {role: order(column.topic, role, *column.times(), by_log, resets) for role, column in columns.items()}
+    times = {column.topic: _times_of(column, role in part.before.commands) for role, column in columns.items()}
+    log_step = log_step_of(part.log_step_ns, part.before.clocks, times)
+    scene = _Scene(extras.scene_name, extras.scene, by_log, part.before, log_step)
+    resets = scene.resets_ns()
+    ordered = {}
+    for role, column in columns.items():
+        clock = part.before.clocks.get(column.topic)
+        found = order(column.topic, role, *times[column.topic], by_log, resets, clock, log_step)
+        ordered[role] = replace(found, kept=found.kept + (role in part.before.commands))
     _check_found(columns, ordered)
-    clocks = {topic.report.topic: topic for topic in [*ordered.values(), scene_states.ordered]}
+    clocks = {topic.report.topic: topic for topic in [*ordered.values(), scene.ordered]}
     check_clocks(clocks, ordered["static_image"].report.topic)
+    _with_held(ordered, part.before.commands)
     warnings = [line for topic in ordered.values() for line in topic.warnings]
     warnings += [line for column in columns.values() for line in _complaints(column)]
-    if unsound:
-        warnings.append(f"{scene_name}: {unsound} messages hold a number that is not finite and were left out")
-    streams = _streams(columns, ordered, scene_states.episode)
-    commands = {role: last for role in _COMMANDS if (last := columns[role].last()) is not None}
-    return BagStreams(streams, ordered, scene_states.values, tuple(marks), tuple(warnings), commands)
+    warnings += _about_fingers(fingers, columns["joint_states"].topic)
+    warnings += extras.warnings()
+    streams = _streams(columns, ordered, scene)
+    marks = tuple(_at_time_of_frames(mark, ordered, by_log) for mark in extras.marks)
+    end = PartEnd(
+        {role: last for role in _COMMANDS if (last := columns[role].last()) is not None},
+        {topic.report.topic: topic.clock for topic in clocks.values()},
+    )
+    return BagStreams(streams, ordered, scene.values, marks, tuple(warnings), end)
 
 
-def _reader(role: Role, kind: str) -> _Read:
+def _column(bag: Bag, role: Role, topic: str, kind: str, fingers: cdr.FingerWidth) -> Column:
     if role in ("static_image", "gripper_image"):
-        return ImageReader(kind == COMPRESSED_TYPE)
+        return _image_column(topic, image_reader(bag, kind))
     if role == "joint_states":
-        return cdr.FingerWidth()
-    return cdr.gripper_command if role == "gripper_command" else cdr.pose
+        return Column(topic, 1, message_fields.finger_widths(bag, fingers), tuple)
+    if role == "gripper_command":
+        return Column(topic, 1, message_fields.gripper_commands(bag), tuple)
+    return Column(topic, 7, message_fields.poses(bag), tuple)
+
+
+def _times_of(column: Column, held: bool) -> tuple[IntArray, IntArray]:
+    """Stamps and times of arrival, without the command that was in force before the part."""
+    stamps, logs = column.times()
+    return (stamps[1:], logs[1:]) if held else (stamps, logs)
+
+
+def _with_held(ordered: dict[Role, Ordered], held: Collection[Role]) -> None:
+    """Put the commands that are in force from the beginning before everything else, whatever the clock said then."""
+    firsts = [int(topic.stamps_ns[0]) for topic in ordered.values() if len(topic.stamps_ns)]
+    for role in held:
+        topic = ordered[role]
+        stamps = np.insert(topic.stamps_ns, 0, min(firsts, default=0) - 1)
+        ordered[role] = replace(topic, stamps_ns=stamps, kept=np.insert(topic.kept, 0, 0))
 
 
 def _check_found(columns: dict[Role, Column], ordered: dict[Role, Ordered]) -> None:
@@ -224,19 +244,25 @@ def _check_found(columns: dict[Role, Column], ordered: dict[Role, Ordered]) -> N
                 "use the gripper's topic with --remap joint_states=/its/name"
             )
         if column.unreadable:
-            raise UserError(f"{column.topic} has no readable message; was it recorded with other definitions?")
+            raise UserError(f"{column.topic} has no readable message ({column.read.complaint})")
 
 
 def _complaints(column: Column) -> list[str]:
-    found = []
+    found, read = [], column.read
     if column.unreadable:
-        found.append(f"{column.topic}: {column.unreadable} messages cannot be read")
-    if isinstance(column.read, ImageReader) and column.read.refused:
-        found.append(f"{column.topic}: {column.read.refused} images cannot be read ({column.read.complaint})")
+        found.append(f"{column.topic}: {column.unreadable} messages cannot be read ({read.complaint})")
+    if read.refused:
+        found.append(f"{column.topic}: {read.refused} messages are of no use ({read.complaint})")
     return found
 
 
-def _streams(columns: dict[Role, Column], ordered: dict[Role, Ordered], episode: Numbers | None) -> Streams:
+def _about_fingers(fingers: cdr.FingerWidth, topic: str) -> list[str]:
+    if len(fingers.joints) != 1:
+        return []
+    return [f"{topic}: 1 finger joint ({fingers.joints[0]}), expected 2: the width is taken as twice its position"]
+
+
+def _streams(columns: dict[Role, Column], ordered: dict[Role, Ordered], scene: _Scene) -> Streams:
     def images(role: Role) -> Images:
         sizes = columns[role].values(ordered[role].kept)[:, 0]
         usable = np.isfinite(sizes)
@@ -248,6 +274,7 @@ def _streams(columns: dict[Role, Column], ordered: dict[Role, Ordered], episode:
     def numbers(role: Role) -> Numbers:
         return Numbers(ordered[role].stamps_ns, columns[role].values(ordered[role].kept)[:, 0])
 
+    clocks = [*ordered.values(), scene.ordered]
     return Streams(
         static=images("static_image"),
         gripper=images("gripper_image"),
@@ -255,8 +282,46 @@ def _streams(columns: dict[Role, Column], ordered: dict[Role, Ordered], episode:
         width=numbers("joint_states"),
         target=poses("target_pose"),
         gripper_command=numbers("gripper_command"),
-        scene_episode=episode,
+        scene_episode=scene.episode,
+        clock_steps_ns=tuple(sorted(at_ns for topic in clocks for at_ns, _ in topic.steps)),
     )
+
+
+class _Extras:
+    """Scene states and annotations: a bag may lack them, and one that cannot be read costs its topic alone."""
+
+    def __init__(self, bag: Bag, topics: BagTopics) -> None:
+        self._bag = bag
+        self.scene_name = topics.scene_state.name if topics.scene_state else None
+        self.scene: list[tuple[int, int, list[float]]] = []
+        self.marks: list[Mark] = []
+        self._unsound = 0
+        self._unreadable: dict[str, list[str]] = {}
+
+    def add(self, message: RawMessage) -> None:
+        try:
+            decoded = self._bag.decode(message)
+            if message.topic == self.scene_name:
+                self._add_scene(decoded, message.log_ns)
+            else:
+                self.marks.append(_mark(decoded, message.log_ns))
+        except (UserError, AttributeError) as error:
+            self._unreadable.setdefault(message.topic, []).append(str(error))
+
+    def _add_scene(self, decoded: Any, log_ns: int) -> None:
+        found = _scene_row(decoded, log_ns)
+        if found is None:
+            self._unsound += 1
+        else:
+            self.scene.append(found)
+
+    def warnings(self) -> list[str]:
+        lines = [f"{name}: {len(why)} messages cannot be read ({why[0]})" for name, why in self._unreadable.items()]
+        if self._unsound:
+            lines.append(
+                f"{self.scene_name}: {self._unsound} messages hold a number that is not finite and were left out"
+            )
+        return lines
 
 
 def stamp_of(message: Any) -> int:
@@ -279,11 +344,19 @@ def _scene_row(message: Any, log_ns: int) -> tuple[int, int, list[float]] | None
 class _Scene:
     """The usable scene states in order; None if the bag has no such topic."""
 
-    def __init__(self, topic: str | None, rows: list[tuple[int, int, list[float]]], by_log: bool) -> None:
+    def __init__(
+        self,
+        topic: str | None,
+        rows: list[tuple[int, int, list[float]]],
+        by_log: bool,
+        before: PartEnd,
+        log_step: LogStep | None,
+    ) -> None:
         stamps = np.array([stamp for stamp, _, _ in rows], dtype=np.int64)
         arrivals = np.array([arrival for _, arrival, _ in rows], dtype=np.int64)
         # Its report is not kept: a real scene has no such topic.
-        self.ordered = order(topic or "", "current_pose", stamps, arrivals, by_log)
+        clock = before.clocks.get(topic or "")
+        self.ordered = order(topic or "", "current_pose", stamps, arrivals, by_log, clock=clock, log_step=log_step)
         self.episode: Numbers | None = None
         self.values: FloatArray | None = None
         """(N, 12)."""
@@ -300,7 +373,22 @@ class _Scene:
         return np.stack([self.episode.stamps_ns[last], self.episode.stamps_ns[last + 1]], axis=1)
 
 
-def _mark(message: Any, log_ns: int, options: BagOptions) -> Mark:
-    stamp = stamp_of(message)
-    at = log_ns if options.clock == "log" or not stamp else stamp
-    return Mark(at, str(message.skill), bool(message.success), str(message.note))
+def _mark(message: Any, log_ns: int) -> Mark:
+    """Old definitions have no note. AttributeError for one without skill or success."""
+    return Mark(stamp_of(message), log_ns, str(message.skill), bool(message.success), str(getattr(message, "note", "")))
+
+
+def _at_time_of_frames(mark: Mark, ordered: Mapping[Role, Ordered], by_log: bool) -> Mark:
+    """The mark with the stamp that it has on the clock of the frames.
+
+    Marks are too few to show that their clock was set. Where the static camera's was, the mark's was too if its way
+    into the bag would otherwise have taken another time.
+    """
+    if by_log or not mark.stamp_ns:
+        return replace(mark, stamp_ns=mark.log_ns)
+    camera = ordered["static_image"]
+    if not camera.shifts.steps:
+        return mark
+    number = max(0, int(np.searchsorted(camera.log_ns, mark.log_ns)) - 1)
+    shifted = mark.stamp_ns + int(camera.shifts.shift_ns[number])
+    return min(mark, replace(mark, stamp_ns=shifted), key=lambda one: abs(mark.log_ns - camera.delay_ns - one.stamp_ns))

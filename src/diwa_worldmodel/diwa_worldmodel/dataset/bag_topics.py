@@ -67,10 +67,17 @@ class BagTopics:
     roles: Mapping[Role, BagTopic]
     scene_state: BagTopic | None
     annotation: BagTopic | None
+    complaints: tuple[str, ...] = ()
+    """About topics that could not be used and are not needed."""
 
     def names(self) -> list[str]:
         extras = (self.scene_state, self.annotation)
         return [topic.name for topic in (*self.roles.values(), *extras) if topic is not None]
+
+    def not_used(self, bag: Bag) -> tuple[str, ...]:
+        """Topics of the bag that hold messages and are not read."""
+        used = self.names()
+        return tuple(sorted(topic.name for topic in bag.topics.values() if topic.messages and topic.name not in used))
 
 
 def find_topics(bag: Bag, options: BagOptions) -> BagTopics:
@@ -86,8 +93,21 @@ def find_topics(bag: Bag, options: BagOptions) -> BagTopics:
     if missing:
         raise UserError(_missing(bag, missing, options))
     _check_apart(bag, roles)
-    extras = [_find(bag, topic, options) for topic in EXTRAS]
-    return BagTopics(roles, *(topic if topic and topic.messages else None for topic in extras))
+    complaints: list[str] = []
+    scene_state, annotation = (_find_extra(bag, topic, options, complaints) for topic in EXTRAS)
+    return BagTopics(roles, scene_state, annotation, tuple(complaints))
+
+
+def _find_extra(bag: Bag, topic: topics.Topic, options: BagOptions, complaints: list[str]) -> BagTopic | None:
+    """A topic that a bag may lack: what cannot be used costs nothing else, unless the user named it."""
+    try:
+        found = _find(bag, topic, options)
+    except UserError as error:
+        if topic.name in options.remap:
+            raise
+        complaints.append(f"{topic.name} is not read: {error}")
+        return None
+    return found if found and found.messages else None
 
 
 def _check_apart(bag: Bag, roles: Mapping[Role, BagTopic]) -> None:

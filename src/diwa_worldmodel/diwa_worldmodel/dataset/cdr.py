@@ -6,19 +6,30 @@ Every function raises ``struct.error`` or ``ValueError`` for bytes that are too 
 
 from __future__ import annotations
 
+import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from diwa_conventions.errors import UserError
 from diwa_conventions.images import CHANNELS, ImageArray, compressed_to_rgb, raw_to_rgb
 from diwa_conventions.topics import FINGER_JOINTS
 
+FINGER_JOINT = re.compile(r"(.*_)?finger_joint_?[12lr]")
+"""Sliding joints of a Franka hand, whatever the robot is called."""
+_HAND = re.compile("finger|gripper|knuckle")
 _ENCAPSULATION = 4
 _HEADER = {order: struct.Struct(f"{order}iII") for order in "<>"}
 _COUNT = {order: struct.Struct(f"{order}I") for order in "<>"}
 _POSE = {order: struct.Struct(f"{order}7d") for order in "<>"}
 _FLOAT = {order: struct.Struct(f"{order}d") for order in "<>"}
+
+
+class UnusableTopicError(UserError):
+    """No message of a topic can be used, whatever it holds."""
 
 
 def byte_order(data: bytes) -> str:
@@ -56,19 +67,26 @@ class FingerWidth:
         self._prefix = b""
         self._begin = 0
         self._offsets: tuple[int, ...] = ()
-        self._count = 0
+        self._factor = 1.0
+        self.joints: tuple[str, ...] = ()
+        """Finger joints of the last message that had any, for the report."""
 
     def __call__(self, data: bytes, offset: int) -> tuple[float, ...]:
-        """(1,) sum of the finger joints' positions [m]; () for a message without finger joints."""
+        """(1,) width [m]; () for a message without finger joints; UserError for a hand that is not understood."""
         order = byte_order(data)
         end = offset + len(self._prefix)
         if not self._prefix or offset != self._begin or data[offset:end] != self._prefix:
-            end = self._find(data, offset, order)
+            self._find(data, offset, order)
         if not self._offsets:
             return ()
-        return (sum(_FLOAT[order].unpack_from(data, at)[0] for at in self._offsets),)
+        return (self._factor * sum(_FLOAT[order].unpack_from(data, at)[0] for at in self._offsets),)
 
-    def _find(self, data: bytes, offset: int, order: str) -> int:
+    def of(self, names: Sequence[str], positions: npt.NDArray[np.float64]) -> tuple[float, ...]:
+        """The same from names and positions [m] that are already decoded."""
+        chosen = self._choose(names[: len(positions)])
+        return (self._factor * float(positions[list(chosen)].sum()),) if chosen else ()
+
+    def _find(self, data: bytes, offset: int, order: str) -> None:
         """Read names and where the positions of the fingers stand."""
         names, at = _strings(data, _aligned(offset, 4), order)
         at = _aligned(at, 4)
@@ -76,10 +94,25 @@ class FingerWidth:
         at += 4
         if count not in (0, len(names)):
             raise ValueError(f"{len(names)} joint names with {count} positions")
-        fingers = [i for i, name in enumerate(names[:count]) if name in FINGER_JOINTS or "finger" in name]
+        chosen = self._choose(names[:count])
         self._prefix, self._begin = data[offset:at], offset
-        self._offsets = tuple(_aligned(at, 8) + 8 * i for i in fingers)
-        return at
+        self._offsets = tuple(_aligned(at, 8) + 8 * i for i in chosen)
+
+    def _choose(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Joints whose sum is the width; of a single one twice its position, for the fingers move together."""
+        chosen = tuple(i for i, name in enumerate(names) if FINGER_JOINT.fullmatch(name))
+        hand = [i for i, name in enumerate(names) if _HAND.search(name)]
+        if not chosen and len(hand) == 2 and all("finger" in names[i] for i in hand):
+            chosen = tuple(hand)
+        if len(chosen) > 2 or (hand and not chosen):
+            found = ", ".join(names[i] for i in chosen or hand)
+            raise UnusableTopicError(
+                f"the joint states name {found}, and no width follows from that; expected the two sliding joints of a "
+                f"hand [m], such as {' and '.join(FINGER_JOINTS)}: name their topic with --remap joint_states=/its/name"
+            )
+        if chosen:
+            self._factor, self.joints = 2.0 / len(chosen), tuple(names[i] for i in chosen)
+        return chosen
 
 
 def _strings(data: bytes, offset: int, order: str) -> tuple[list[str], int]:
@@ -133,7 +166,11 @@ def compressed_fields(data: bytes, offset: int) -> ImageFields:
     form, at = _string(data, _aligned(offset, 4), order)
     at = _aligned(at, 4)
     (size,) = _COUNT[order].unpack_from(data, at)
-    begin = at + 4
+    return compressed_content(form, data, at + 4, size)
+
+
+def compressed_content(form: str, data: bytes, begin: int, size: int) -> ImageFields:
+    """Of ``size`` bytes of a compressed image from ``begin`` on."""
     if begin + size > len(data):
         raise ValueError("the image ends behind its message")
     if data[begin : begin + 2] not in (b"\xff\xd8", b"\x89P"):

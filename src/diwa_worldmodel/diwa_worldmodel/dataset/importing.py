@@ -79,6 +79,7 @@ class Import:
         for outcome in outcomes:
             if outcome.status != "failed":
                 print(f"{outcome.path}: {outcome.status}, {outcome.line}")
+                print("".join(f"  {remark}\n" for remark in outcome.remarks), end="")
         data_set = open_data_set(self.out)
         minutes = data_set.frames / TRAIN_RATE_HZ / 60.0
         print(
@@ -107,6 +108,8 @@ class Outcome:
     status: Status
     line: str
     """For the user, without the path."""
+    remarks: tuple[str, ...] = ()
+    """What was left out or not understood, a line each."""
 
 
 def parse_remap(words: Sequence[str]) -> dict[str, str]:
@@ -299,7 +302,8 @@ def import_one(path: Path, out: Path, options: Options, progress: Progress) -> O
         if os.environ.get("DIWA_TRACEBACK"):
             raise
         return Outcome(path, "failed", _line_of(error, out))
-    return Outcome(path, "already imported" if recording.id in before else "imported", describe(recording))
+    status: Status = "already imported" if recording.id in before else "imported"
+    return Outcome(path, status, describe(recording), recording.statistics.remarks())
 
 
 def _import(path: Path, data_set: DataSet, options: Options, progress: Progress) -> Recording:
@@ -327,10 +331,12 @@ def _line_of(error: Exception, out: Path) -> str:
 
 
 def describe(recording: Recording) -> str:
-    """``1234 frames, 12 episodes, 8 annotations, 0.3% of steps saturated, left out: 12 skew``."""
+    """``1234 frames, 12 episodes, 8 annotations, 0.3% of steps saturated, left out: 12 skew, 2 annotations``."""
     statistics = recording.statistics
     saturated = max(statistics.saturated.values(), default=0) / max(statistics.steps, 1)
     left_out = [f"{count} {reason}" for reason, count in statistics.frames_left_out.items() if count]
+    if statistics.annotations_left_out:
+        left_out.append(_counted(statistics.annotations_left_out, "annotation"))
     parts = [
         f"{recording.frames} frames",
         _counted(len(recording.episodes), "episode"),
@@ -338,7 +344,7 @@ def describe(recording: Recording) -> str:
         f"{saturated:.1%} of steps saturated",
         f"left out: {', '.join(left_out) or 'nothing'}",
     ]
-    return ", ".join([*parts, *statistics.warnings])
+    return ", ".join(parts)
 
 
 def _counted(number: int, what: str) -> str:

@@ -70,7 +70,7 @@ def measure(data_set: DataSet, name: str, motion: Motion, images: Images, not_im
         timeline=measure_timeline(motion, still, recordings),
         images=images,
         not_imported=tuple(not_imported),
-        notes=tuple(f"{one.source.name}: {words}" for one in recordings for words in one.statistics.warnings),
+        notes=tuple(f"{one.source.name}: {words}" for one in recordings for words in one.statistics.remarks()),
     )
 
 

@@ -14,13 +14,26 @@ SourceKind: TypeAlias = Literal["bag", "calvin", "lerobot"]
 Role: TypeAlias = Literal[
     "static_image", "gripper_image", "current_pose", "joint_states", "target_pose", "gripper_command"
 ]
-LEFT_OUT = ("gap", "skew", "state", "command", "image")
+LEFT_OUT = ("gap", "skew", "state", "command", "image", "rate")
 """Why a frame is not in the data set: alone between two gaps, no gripper image, no (sound) state, no command yet, image
-unreadable."""
-EPISODE_ENDS = ("gap", "jump", "reset", "image", "end")
-"""Why episodes end: lost frames, pose or command jumped, scene was reset, image size changed, recording ended."""
+unreadable, the camera ran at a rate that 7.5 Hz does not divide."""
+EPISODE_ENDS = ("gap", "jump", "reset", "image", "rate", "clock", "end")
+"""Why episodes end: lost frames, pose or command jumped, scene was reset, image size changed, camera's rate changed, a
+clock was set, recording ended."""
+REASONS = {
+    "gap": "alone between two gaps",
+    "skew": "no gripper image near enough",
+    "state": "no (sound) robot state near enough",
+    "command": "not commanded yet",
+    "image": "image unreadable",
+    "rate": "camera at a rate that 7.5 Hz does not divide",
+}
+"""Of LEFT_OUT, in words."""
 
 HASH_DIGITS = 12
+MOST_STRETCHES = 20
+_SPANS, _NAMES = 3, 6
+"""How many are named in a line."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,27 @@ class Annotation:
     skill: str
     success: bool
     note: str = ""
+
+
+@dataclass(frozen=True)
+class MarkLeftOut:
+    """An annotation of the source that is in no episode."""
+
+    at_s: float
+    """From the beginning of the source, in recorded time."""
+    skill: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of a source of which no frame is in the data set."""
+
+    from_s: float
+    """From the beginning of the source, in recorded time."""
+    to_s: float
+    reason: str
+    """One of LEFT_OUT."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +148,45 @@ class Statistics:
     """Steps with a component outside [-1, 1], which was clipped."""
     annotations_left_out: int = 0
     """Annotations that lie outside all episodes."""
+    marks_left_out: tuple[MarkLeftOut, ...] = ()
+    """Those of them whose time and reason are known."""
+    stretches_left_out: tuple[Stretch, ...] = ()
+    """The longest stretches without a frame, MOST_STRETCHES at most."""
+    uneven_steps: int = 0
+    """Steps that are a camera period longer or shorter than 1/7.5 s, where a neighbour stands in for a lost image."""
+    topics_not_used: tuple[str, ...] = ()
+    """Topics with messages that importing does not read."""
     warnings: tuple[str, ...] = ()
+
+    def remarks(self) -> tuple[str, ...]:
+        """A line for all that was left out, changed or not understood, with times and reasons."""
+        lines = list(self.warnings)
+        for reason, count in self.frames_left_out.items():
+            if count:
+                spans = [
+                    f"{one.from_s:.1f} to {one.to_s:.1f} s" for one in self.stretches_left_out if one.reason == reason
+                ]
+                where = (
+                    f", at {', '.join(spans[:_SPANS])}{' and elsewhere' if len(spans) > _SPANS else ''}"
+                    if spans
+                    else ""
+                )
+                lines.append(f"{count} frames left out: {REASONS.get(reason, reason)}{where}")
+        lines += [f"annotation {one.skill} at {one.at_s:.1f} s left out: {one.reason}" for one in self.marks_left_out]
+        unknown = self.annotations_left_out - len(self.marks_left_out)
+        if unknown > 0:
+            lines.append(f"{unknown} annotations left out: outside of all episodes")
+        if self.uneven_steps:
+            lines.append(
+                f"{self.uneven_steps} of {self.steps} steps are one camera period longer or shorter than 1/7.5 s: an "
+                "image was lost, and its neighbour stands in"
+            )
+        if self.topics_not_used:
+            names = ", ".join(self.topics_not_used[:_NAMES])
+            lines.append(
+                f"{len(self.topics_not_used)} topics not read: {names}{', ...' * (len(self.topics_not_used) > _NAMES)}"
+            )
+        return tuple(lines)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -126,6 +198,9 @@ class Statistics:
         known["topics"] = tuple(TopicReport(**topic) for topic in known.get("topics", ()))
         skew = known.get("camera_skew_ms", {"edges": (), "counts": ()})
         known["camera_skew_ms"] = Histogram(tuple(skew["edges"]), tuple(skew["counts"]))
+        known["marks_left_out"] = tuple(MarkLeftOut(**mark) for mark in known.get("marks_left_out", ()))
+        known["stretches_left_out"] = tuple(Stretch(**one) for one in known.get("stretches_left_out", ()))
+        known["topics_not_used"] = tuple(known.get("topics_not_used", ()))
         known["warnings"] = tuple(known.get("warnings", ()))
         return cls(**known)
 

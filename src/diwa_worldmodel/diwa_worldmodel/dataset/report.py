@@ -15,6 +15,7 @@ import jinja2
 
 from diwa_worldmodel.dataset.charts import Chart, histogram_chart, timeline_chart
 from diwa_worldmodel.dataset.quality import Quality, clock, counted
+from diwa_worldmodel.dataset.records import REASONS
 from diwa_worldmodel.dataset.samples import FilmFrame, Scatter
 from diwa_worldmodel.dataset.thresholds import Thresholds
 from diwa_worldmodel.dataset.verdicts import Verdict, overall
@@ -26,18 +27,13 @@ _GREY = "#888888"
 MANY = 200
 """Rows of a table, beyond which only their number is told."""
 
-_REASONS = {
-    "gap": "alone between two gaps",
-    "skew": "no gripper image near enough",
-    "state": "no (sound) robot state near enough",
-    "command": "not commanded yet",
-    "image": "image unreadable",
-}
 _ENDS = {
     "gap": "frames were lost",
     "jump": "pose or command jumped",
     "reset": "the scene was reset",
     "image": "the image size changed",
+    "rate": "the camera's rate changed",
+    "clock": "a clock was set",
     "end": "the recording ended",
 }
 
@@ -90,6 +86,8 @@ def to_text(report: Report) -> str:
         f"from {counted(len(quality.recordings), 'recording')}",
         f"{quality.steps} steps at 7.5 Hz, {quality.steps_30_hz} at 30 Hz; "
         f"{sum(quality.frames_left_out.values())} frames left out",
+        *(f"  {note}" for note in quality.notes[:MANY]),
+        *([f"  and {len(quality.notes) - MANY} more"] if len(quality.notes) > MANY else []),
         "",
         *(f"{_WORDS[verdict.level]:<5} {verdict.check}: {verdict.sentence}" for verdict in report.verdicts),
         "",
@@ -139,7 +137,7 @@ def _content(report: Report) -> dict[str, Any]:
         "report": report,
         "quality": quality,
         "levels": _WORDS,
-        "left_out": [(_REASONS.get(name, name), count) for name, count in quality.frames_left_out.items()],
+        "left_out": [(REASONS.get(name, name), count) for name, count in quality.frames_left_out.items()],
         "ends": [(_ENDS.get(name, name), count) for name, count in quality.episode_ends.items()],
         "skew": histogram_chart(
             "gripper minus static camera's stamp", "ms", quality.skew.histogram_ms, log=True,

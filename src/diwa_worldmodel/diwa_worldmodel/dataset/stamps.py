@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from diwa_conventions.errors import UserError
+from diwa_worldmodel.dataset.clock_steps import NS, Clock, IntArray, LogStep, Shifts, clock_after, find_shifts
 from diwa_worldmodel.dataset.records import Role, TopicReport
 
-IntArray: TypeAlias = npt.NDArray[np.int64]
-
-NS = 1_000_000_000
 NOMINAL_RATES_HZ = (7.5, 15.0, 30.0, 60.0, 90.0, 120.0, 240.0, 250.0, 500.0, 1000.0)
 NOMINAL_TOLERANCE = 0.1
 CLOCK_LIMIT_S = 0.5
 """How far the clocks of two topics may be apart."""
-STEP_BACK_S = 1.0
-"""A clock that stays back for longer than this was set back, messages did not just overtake each other."""
-SLIPS = 2
-"""So many messages with a stamp from the future are slips; more are a clock."""
-SHIFT_S = 0.1
-"""A run of messages behind an earlier stamp, whose way took longer by this from then on, has met a clock set back."""
 _ENOUGH = 10
+"""Messages that show a clock; single ones may have waited long for their recorder."""
+SLIP_S = 1.0
+"""A message whose stamp is this far before those recorded before it, or after those recorded after it, is left out."""
 PAUSE_S = 0.5
 """Commands may pause (the guard is disarmed): a longer gap between them is no loss."""
 LATE_PERIODS = 1.5
 _NO_RESETS: IntArray = np.empty((0, 2), dtype=np.int64)
+_NO_SHIFTS = Shifts(np.zeros(0, dtype=np.int64), ())
 
 
 @dataclass(frozen=True)
@@ -44,6 +39,14 @@ class Ordered:
     """Median of arrival minus stamp; 0 if the times of arrival had to stand in for the stamps."""
     report: TopicReport
     warnings: tuple[str, ...] = ()
+    steps: tuple[tuple[int, int], ...] = ()
+    """Steps of the topic's clock: stamp of the first message after each, and by how much it was set [ns]."""
+    shifts: Shifts = field(default_factory=lambda: _NO_SHIFTS)
+    """What was added to the stamps, by message with a stamp in the order of arrival."""
+    log_ns: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """When these messages were received."""
+    clock: Clock | None = None
+    """At the end."""
 
 
 def order(
@@ -53,12 +56,15 @@ def order(
     log_ns: IntArray,
     by_log: bool = False,
     resets_ns: IntArray = _NO_RESETS,
+    clock: Clock | None = None,
+    log_step: LogStep | None = None,
 ) -> Ordered:
     """The usable messages of a topic from stamps (N,) and times of arrival (N,) in the order of arrival.
 
     Messages that others overtook are put back in their place. Duplicates are left out, and so are messages without
     stamp (0); if none has one, or ``by_log``, the times of arrival stand in. While the scene is reset, between the
-    stamps ``resets_ns`` (R, 2), nothing is lost. UserError for a clock that was set back.
+    stamps ``resets_ns`` (R, 2), nothing is lost. Where the topic's clock was set, stamps are put on the clock that it
+    had before; ``clock`` and ``log_step`` as of :func:`find_shifts`.
     """
     warnings: tuple[str, ...] = ()
     messages = len(stamps_ns)
@@ -66,26 +72,32 @@ def order(
     if not by_log and messages and not present.any():
         warnings = (f"{topic} has no stamps: times of arrival were used",)
         by_log = True
-    times = log_ns if by_log else stamps_ns
     kept = np.arange(messages) if by_log else np.flatnonzero(present)
     if len(kept) < messages:
         warnings = (f"{topic}: {messages - len(kept)} of {messages} messages have no stamp and were left out",)
-    times, arrivals = times[kept], log_ns[kept]
+    arrivals, recorded = log_ns[kept], stamps_ns[kept]
+    shifts = _NO_SHIFTS if by_log else find_shifts(recorded, arrivals, clock, log_step)
+    times = arrivals if by_log else recorded + shifts.shift_ns
+    steps = tuple((int(times[first]), step_ns) for first, step_ns in shifts.steps)
+    after = None if by_log else clock_after(recorded, arrivals, shifts, clock)
     sound = _sound(times)
     if not sound.all():
-        warnings = (*warnings, f"{topic}: {int((~sound).sum())} messages are stamped far ahead and were left out")
-        kept, times, arrivals = kept[sound], times[sound], arrivals[sound]
+        warnings = (
+            *warnings,
+            f"{topic}: {int((~sound).sum())} messages are stamped over {SLIP_S:g} s out of order and were left out",
+        )
+    received = arrivals
+    kept, times, arrivals = kept[sound], times[sound], arrivals[sound]
     before = np.concatenate([[np.iinfo(np.int64).min], np.maximum.accumulate(times)[:-1]])
     backwards = times < before
-    _check_set_back(topic, backwards, times, arrivals)
     sequence = np.argsort(times, kind="stable")
-    fresh = sequence[np.diff(times[sequence], prepend=-1) > 0]
+    fresh = sequence[np.append(True, np.diff(times[sequence]) > 0)[: len(sequence)]]
     stamps = times[fresh]
     delays = arrivals[fresh] - stamps
     delay = float(np.median(delays)) if len(delays) else 0.0
     gaps = _gaps_s(role, stamps, resets_ns)
     report = _report(topic, role, messages, stamps, gaps, delays, len(times) - len(fresh), int(backwards.sum()))
-    return Ordered(stamps, kept[fresh], delay, report, warnings)
+    return Ordered(stamps, kept[fresh], delay, report, warnings, steps, shifts, received, after)
 
 
 def _gaps_s(role: Role, stamps: IntArray, resets_ns: IntArray) -> npt.NDArray[np.float64]:
@@ -101,29 +113,18 @@ def _gaps_s(role: Role, stamps: IntArray, resets_ns: IntArray) -> npt.NDArray[np
 
 
 def _sound(times: IntArray) -> npt.NDArray[np.bool_]:
-    """(N,) False for the few messages whose stamps lie far ahead of all that come after them: a driver's slip."""
+    """(N,) False for messages whose stamps are slips of a driver.
+
+    They lie far ahead of all that come after them, or far behind most of those that came before.
+    """
+    if not len(times):
+        return np.ones(0, dtype=np.bool_)
     after = np.minimum.accumulate(times[::-1])[::-1]
-    ahead = times - after > STEP_BACK_S * NS
-    return ~ahead if ahead.sum() <= SLIPS else np.ones(len(times), dtype=bool)
-
-
-def _check_set_back(topic: str, backwards: npt.NDArray[np.bool_], times: IntArray, arrivals: IntArray) -> None:
-    """UserError if messages stay behind an earlier stamp for longer than STEP_BACK_S."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], backwards, [False]]).astype(np.int8)))
-    for begin, end in edges.reshape(-1, 2).tolist():
-        lasts = max(arrivals[end - 1] - arrivals[begin], times[end - 1] - times[begin]) > STEP_BACK_S * NS
-        if lasts or (end - begin > SLIPS and _shift_s(arrivals - times, begin, end) > SHIFT_S):
-            back_s = float(times[:begin].max() - times[begin]) / NS
-            raise UserError(
-                f"stamps of {topic} jump back by {back_s:.2f} s at message {begin} and stay there (was its clock set "
-                "back?); import by the times of arrival with: --clock log"
-            )
-
-
-def _shift_s(delays: IntArray, begin: int, end: int) -> float:
-    """How much longer messages seem to take from the run ``begin`` to ``end`` on than before it."""
-    before, after = delays[max(0, begin - 30) : begin], delays[begin : end + 30]
-    return float(np.median(after) - np.median(before)) / NS if len(before) >= _ENOUGH else 0.0
+    ahead = times - after > SLIP_S * NS
+    # One slip back would make all messages before it seem to be ahead: the fewer are the slips.
+    before = np.maximum.accumulate(times)
+    behind = before - times > SLIP_S * NS
+    return np.asarray(~ahead if ahead.sum() <= behind.sum() else ~behind)
 
 
 def _report(
@@ -164,7 +165,7 @@ def check_clocks(topics: Mapping[str, Ordered], reference: str) -> None:
         return
     for name, topic in topics.items():
         apart_s = (topics[reference].delay_ns - topic.delay_ns) / NS
-        if len(topic.stamps_ns) and abs(apart_s) > CLOCK_LIMIT_S:
+        if len(topic.stamps_ns) >= _ENOUGH and abs(apart_s) > CLOCK_LIMIT_S:
             raise UserError(
                 f"clocks differ: {name} is stamped {abs(apart_s):.2f} s {'ahead of' if apart_s > 0 else 'behind'} "
                 f"{reference}; let both sources use one clock (NTP, use_sim_time), or import by the times of arrival "

@@ -2,8 +2,10 @@
 
 Pure numpy. A frame takes, for the stamp of a static image, the nearest gripper image, pose, joint state and scene state
 and the command in force, which is the latest one with a stamp not after it. Before the first command there is no frame
-(the arm was not armed yet). From one frame to the next is one step of 1/7.5 s; where no sound frame is that far away,
-and where poses jump or the scene is reset, the episode ends.
+(the arm was not armed yet). From one frame to the next is one step of 1/7.5 s within EVEN_S; where a single image was
+lost, its neighbour stands in, one camera period off. The episode ends where no sound frame is that far away, where the
+camera's rate changes to one that 7.5 Hz does not divide, where a clock was set, where poses jump, and where the scene
+is reset.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import median_filter
 
 from diwa_conventions.actions import TRAIN_RATE_HZ, FloatArray
 from diwa_conventions.errors import UserError
+from diwa_worldmodel.dataset.clock_steps import NS, IntArray
 from diwa_worldmodel.dataset.config import DataSetConfig
 from diwa_worldmodel.dataset.records import EPISODE_ENDS, LEFT_OUT, Episode
-from diwa_worldmodel.dataset.stamps import NS, IntArray, rate_hz
+from diwa_worldmodel.dataset.stamps import rate_hz
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
@@ -32,6 +36,13 @@ MIN_JUMP_S = 0.01
 PAUSE_S = 0.1
 """An arm whose states are lost for this long may have moved on meanwhile."""
 MIN_EPISODE_FRAMES = 2
+EVEN_S = 0.02
+"""How far a step may be from 1/7.5 s. Only a single step between two even ones may be further off."""
+LOCAL_RATE_TOLERANCE = 0.07
+"""How far the camera's rate over LOCAL_IMAGES may be from one that 7.5 Hz divides."""
+LOCAL_IMAGES = 9
+SILENCE_S = 0.04
+"""No stamp on any topic for longer than this, and than their rates explain: all was silent, or the clock was set."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,8 @@ class Streams:
     target: Poses
     gripper_command: Numbers
     scene_episode: Numbers | None = None
+    clock_steps_ns: tuple[int, ...] = ()
+    """Stamps of the first messages after steps of any topic's clock."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,12 @@ class Plan:
     """Gripper minus static stamps wherever there were both images, at the full rate."""
     frames_left_out: dict[str, int]
     episode_ends: dict[str, int]
+    left_out_ns: tuple[tuple[int, int, str], ...] = ()
+    """First and last stamp of each stretch of images that make no frame, and the reason."""
+    uneven_steps: int = 0
+    """Single steps that are off by more than EVEN_S."""
+    silences_ns: tuple[tuple[int, int], ...] = ()
+    """Stamps between which all topics are silent: the last before and the first after."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +148,10 @@ def plan(streams: Streams, config: DataSetConfig) -> Plan:
     period_ns = float(np.median(np.diff(stamps))) if len(stamps) > 1 else NS / TRAIN_RATE_HZ
     grid = _Grid(stride * period_ns, config.step_tolerance_s * NS, period_ns)
     chosen = _Choice(streams, config)
+    chosen.leave_out(_off_rate(stamps, grid.step_ns), "rate")
     sound = np.flatnonzero(chosen.reason == 0)
-    chains, ends, alone = _Walk(stamps[sound], _barriers(streams, config), grid).run()
+    silent = silences(streams)
+    chains, ends, alone = _Walk(stamps[sound], _barriers(streams, config, silent), grid).run()
     left_out = {
         reason: -(-int((chosen.reason == number).sum()) // stride) for number, reason in enumerate(LEFT_OUT) if number
     }
@@ -149,7 +170,47 @@ def plan(streams: Streams, config: DataSetConfig) -> Plan:
         skew_ns=chosen.skew_ns,
         frames_left_out=left_out,
         episode_ends=ends,
+        left_out_ns=_stretches(stamps, chosen.reason),
+        uneven_steps=sum(int(_uneven(stamps[sound[chain]], grid.step_ns).sum()) for chain in chains),
+        silences_ns=silent,
     )
+
+
+def _off_rate(stamps: IntArray, step_ns: float) -> BoolArray:
+    """(N,) whether around an image the camera runs at a rate that 7.5 Hz does not divide."""
+    if len(stamps) <= LOCAL_IMAGES:
+        return np.zeros(len(stamps), dtype=np.bool_)
+    local = median_filter(np.diff(stamps).astype(np.float64), size=LOCAL_IMAGES, mode="nearest")
+    stride = np.maximum(np.rint(step_ns / local), 1.0)
+    off = np.abs(stride * local / step_ns - 1.0) > LOCAL_RATE_TOLERANCE
+    # Images further apart than a step are a gap, and no rate.
+    off &= local <= (1.0 + LOCAL_RATE_TOLERANCE) * step_ns
+    return np.asarray(np.append(off, off[-1:]) | np.append(off[:1], off))
+
+
+def _stretches(stamps: IntArray, reason: npt.NDArray[np.uint8]) -> tuple[tuple[int, int, str], ...]:
+    edges = [0, *(np.flatnonzero(np.diff(reason)) + 1).tolist(), len(reason)]
+    return tuple(
+        (int(stamps[first]), int(stamps[end - 1]), LEFT_OUT[reason[first]])
+        for first, end in zip(edges, edges[1:], strict=False)
+        if first < end and reason[first]
+    )
+
+
+def _uneven(stamps: IntArray, step_ns: float) -> BoolArray:
+    """(n - 1,) which steps of n frames are off by more than EVEN_S."""
+    return np.asarray(np.abs(np.diff(stamps) - step_ns) > EVEN_S * NS)
+
+
+def silences(streams: Streams) -> tuple[tuple[int, int], ...]:
+    """Stamps (before, after) between which there is none on any topic that comes at a steady rate."""
+    steady = [streams.static.stamps_ns, streams.gripper.stamps_ns, streams.pose.stamps_ns, streams.width.stamps_ns]
+    if min(map(len, steady)) < 2:
+        return ()
+    fastest_ns = min(float(np.median(np.diff(stamps))) for stamps in steady)
+    stamps = np.unique(np.concatenate(steady))
+    limit_ns = max(SILENCE_S * NS, 1.5 * fastest_ns + 0.02 * NS)
+    return tuple((int(stamps[i]), int(stamps[i + 1])) for i in np.flatnonzero(np.diff(stamps) > limit_ns))
 
 
 def grid_stride(stamps: IntArray) -> int:
@@ -179,26 +240,26 @@ class _Choice:
         self.reason: npt.NDArray[np.uint8] = np.zeros(len(at), dtype=np.uint8)
         """(N,) index into LEFT_OUT; 0: the frame is sound."""
         self.gripper, skew = nearest(streams.gripper.stamps_ns, at)
-        self._leave_out(~_take(streams.gripper.usable, self.gripper, False) | ~streams.static.usable, "image")
-        self._leave_out(np.abs(skew) > config.skew_limit_s * NS, "skew")
+        self.leave_out(~_take(streams.gripper.usable, self.gripper, False) | ~streams.static.usable, "image")
+        self.leave_out(np.abs(skew) > config.skew_limit_s * NS, "skew")
         self.skew_ns = skew if len(streams.gripper.stamps_ns) else np.zeros(0, dtype=np.int64)
         limit = config.state_limit_s * NS
         self.pose, far = nearest(streams.pose.stamps_ns, at)
-        self._leave_out((np.abs(far) > limit) | ~_take(streams.pose.sound(), self.pose, False), "state")
+        self.leave_out((np.abs(far) > limit) | ~_take(streams.pose.sound(), self.pose, False), "state")
         self.width, far = nearest(streams.width.stamps_ns, at)
         widths = np.isfinite(streams.width.values)
-        self._leave_out((np.abs(far) > limit) | ~_take(widths, self.width, False), "state")
+        self.leave_out((np.abs(far) > limit) | ~_take(widths, self.width, False), "state")
         self.scene: IntArray | None = None
         if streams.scene_episode is not None:
             self.scene, far = nearest(streams.scene_episode.stamps_ns, at)
-            self._leave_out(np.abs(far) > limit, "state")
+            self.leave_out(np.abs(far) > limit, "state")
         self.target = latest(streams.target.stamps_ns, at)
         self.gripper_command = latest(streams.gripper_command.stamps_ns, at)
         commands = np.isfinite(streams.gripper_command.values)
-        self._leave_out((self.target < 0) | ~_take(streams.target.sound(), self.target, False), "command")
-        self._leave_out((self.gripper_command < 0) | ~_take(commands, self.gripper_command, False), "command")
+        self.leave_out((self.target < 0) | ~_take(streams.target.sound(), self.target, False), "command")
+        self.leave_out((self.gripper_command < 0) | ~_take(commands, self.gripper_command, False), "command")
 
-    def _leave_out(self, frames: BoolArray, reason: str) -> None:
+    def leave_out(self, frames: BoolArray, reason: str) -> None:
         """Mark these frames; the first reason stays."""
         self.reason[frames & (self.reason == 0)] = LEFT_OUT.index(reason)
 
@@ -228,8 +289,21 @@ def _take(flags: BoolArray, index: IntArray, missing: bool) -> BoolArray:
     return np.where(index < 0, missing, flags[index])
 
 
-def _barriers(streams: Streams, config: DataSetConfig) -> list[_Barrier]:
+def _barriers(streams: Streams, config: DataSetConfig, silent: tuple[tuple[int, int], ...]) -> list[_Barrier]:
     """Moments no step may cross, in their order."""
+    clocks = [_Barrier(ns, "clock") for ns in streams.clock_steps_ns]
+    clocks += [_Barrier(after, "gap") for _, after in silent]
+    return sorted(
+        [*clocks, *_scene_barriers(streams, config)], key=lambda barrier: (barrier.ns, _TELLING[barrier.reason])
+    )
+
+
+_TELLING = {reason: i for i, reason in enumerate(("reset", "clock", "jump", "image", "rate", "gap"))}
+"""Of several barriers at one place the first in this order gives the reason: a reset also makes poses jump."""
+
+
+def _scene_barriers(streams: Streams, config: DataSetConfig) -> list[_Barrier]:
+    """Where poses jump, the scene is reset or images change their size."""
     found = [_Barrier(ns, "jump") for ns in _middles(streams.pose.stamps_ns, _jumps(streams.pose, config, PAUSE_S))]
     jumps = _jumps(streams.target, config, 0.0)
     found += [_Barrier(int(streams.target.stamps_ns[i + 1]), "jump") for i in jumps]
@@ -239,8 +313,7 @@ def _barriers(streams: Streams, config: DataSetConfig) -> list[_Barrier]:
     for camera in (streams.static, streams.gripper):
         stamps, size = camera.stamps_ns[camera.usable], camera.size[camera.usable]
         found += [_Barrier(int(stamps[i + 1]), "image") for i in np.flatnonzero(np.diff(size) != 0)]
-    # Of two at one place the more telling one: a reset also makes poses jump.
-    return sorted(found, key=lambda barrier: (barrier.ns, barrier.reason != "reset"))
+    return found
 
 
 def _middles(stamps: IntArray, index: IntArray) -> list[int]:
@@ -272,6 +345,7 @@ class _Walk:
     """Goes from each frame to the one nearest to one step later, so that a lost frame shifts the grid once."""
 
     def __init__(self, stamps: IntArray, barriers: list[_Barrier], grid: _Grid) -> None:
+        self._stamps = stamps
         self._times: list[int] = stamps.tolist()
         self._moments = [barrier.ns for barrier in barriers]
         self._reasons = [barrier.reason for barrier in barriers]
@@ -287,12 +361,21 @@ class _Walk:
             while (step := self._next(chain[-1])) is not None:
                 chain.append(step)
             reason, begin = self._end_of(chain[-1])
-            if len(chain) < MIN_EPISODE_FRAMES:
-                alone += len(chain)
-            else:
-                chains.append(np.array(chain, dtype=np.int64))
-                ends[reason] += 1
+            even = self._even_parts(np.array(chain, dtype=np.int64))
+            for part, why in zip(even, ["rate"] * (len(even) - 1) + [reason], strict=True):
+                if len(part) < MIN_EPISODE_FRAMES:
+                    alone += len(part)
+                else:
+                    chains.append(part)
+                    ends[why] += 1
         return chains, ends, alone
+
+    def _even_parts(self, chain: IntArray) -> list[IntArray]:
+        """The chain, cut at its uneven steps. A single one among even ones stays: one image was lost there."""
+        uneven = _uneven(self._stamps[chain], self._grid.step_ns)
+        around = np.concatenate([[False], uneven, [False]])
+        alone = ~(around[:-2] | around[2:]) & (len(uneven) > 1)
+        return np.split(chain, np.flatnonzero(uneven & ~alone) + 1)
 
     def _next(self, last: int) -> int | None:
         """Index of the frame one step after ``last``; None if there is none or a barrier stands before it."""

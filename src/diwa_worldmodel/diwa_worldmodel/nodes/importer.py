@@ -218,6 +218,8 @@ class ImportNode(Node):  # type: ignore[misc]  # ROS has no types
             shutil.rmtree(self._bag.folder)
             if not any(self._work.iterdir()):
                 self._work.rmdir()
+        for remark in outcome.remarks:
+            self.get_logger().warning(remark)
         self._message, self._state = f"{self._out}: {recording.id}, {outcome.line}", StageProgress.FINISHED
         self.get_logger().info(self._message)
 
