@@ -254,7 +254,10 @@ def encoded(definition: str, kind: str, **fields: object) -> bytes:
     [
         ("std_msgs/Header header\nfloat32 command", {"command": -0.5}),
         ("std_msgs/Header header\nfloat64 max_effort\nfloat64 command", {"max_effort": 40.0, "command": -0.5}),
-        ("float64 command\nstd_msgs/Header header\nint32[] more", {"command": -0.5, "more": np.array([1, 2], np.int32)}),
+        (
+            "float64 command\nstd_msgs/Header header\nint32[] more",
+            {"command": -0.5, "more": np.array([1, 2], np.int32)},
+        ),
     ],
 )
 def test_a_message_is_read_by_the_definition_of_its_own_channel(fields, values):
