@@ -6,6 +6,7 @@ numpy and OpenCV only; nodes, importer and simulator share it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -23,15 +24,44 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview | array[int] | npt.NDArray[n
 """Bytes as messages carry them."""
 Fit = Literal["crop", "letterbox"]
 
-CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
-"""The raw encodings of sensor_msgs/Image that are understood, and their bytes per pixel."""
-_DEEP = re.compile(r"(rgb|bgr|rgba|bgra|mono|bayer_[rgb]{4})16|(8S|16|32|64)[A-Z]*C\d+")
-_TO_RGB = {
-    "bgr8": cv2.COLOR_BGR2RGB,
-    "rgba8": cv2.COLOR_RGBA2RGB,
-    "bgra8": cv2.COLOR_BGRA2RGB,
-    "mono8": cv2.COLOR_GRAY2RGB,
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the bytes of a sensor_msgs/Image make pixels."""
+
+    bytes_per_pixel: int
+    """In a row of the image."""
+    to_rgb: int | None = None
+    """OpenCV's conversion; None: the bytes are RGB."""
+    planes: bool = False
+    """Half as many rows of colour follow the rows of brightness."""
+    even: tuple[int, int] = (1, 1)
+    """Height and width are multiples of these."""
+
+
+ENCODINGS: Mapping[str, Encoding] = {
+    "rgb8": Encoding(3),
+    "bgr8": Encoding(3, cv2.COLOR_BGR2RGB),
+    "rgba8": Encoding(4, cv2.COLOR_RGBA2RGB),
+    "bgra8": Encoding(4, cv2.COLOR_BGRA2RGB),
+    "mono8": Encoding(1, cv2.COLOR_GRAY2RGB),
+    "yuv422": Encoding(2, cv2.COLOR_YUV2RGB_UYVY, even=(1, 2)),
+    "uyvy": Encoding(2, cv2.COLOR_YUV2RGB_UYVY, even=(1, 2)),
+    "yuv422_yuy2": Encoding(2, cv2.COLOR_YUV2RGB_YUY2, even=(1, 2)),
+    "yuyv": Encoding(2, cv2.COLOR_YUV2RGB_YUY2, even=(1, 2)),
+    "nv12": Encoding(1, cv2.COLOR_YUV2RGB_NV12, planes=True, even=(2, 2)),
+    "nv21": Encoding(1, cv2.COLOR_YUV2RGB_NV21, planes=True, even=(2, 2)),
+    "bayer_rggb8": Encoding(1, cv2.COLOR_BayerRGGB2RGB, even=(2, 2)),
+    "bayer_bggr8": Encoding(1, cv2.COLOR_BayerBGGR2RGB, even=(2, 2)),
+    "bayer_gbrg8": Encoding(1, cv2.COLOR_BayerGBRG2RGB, even=(2, 2)),
+    "bayer_grbg8": Encoding(1, cv2.COLOR_BayerGRBG2RGB, even=(2, 2)),
 }
+"""The raw encodings of sensor_msgs/Image that are read; their names are those of sensor_msgs/image_encodings."""
+CHANNELS = {name: ENCODINGS[name].bytes_per_pixel for name in ("rgb8", "bgr8", "rgba8", "bgra8", "mono8")}
+"""Those whose bytes are the colours of single pixels, and their bytes per pixel."""
+UNNAMED_COLOURS = {"8UC1": ("mono8", "bayer_rggb8"), "8UC3": ("bgr8", "rgb8"), "8UC4": ("bgra8", "rgba8")}
+"""Encodings that only count their channels, and what they usually are: the user has to say it."""
+_DEEP = re.compile(r"(rgb|bgr|rgba|bgra|mono|bayer_[rgb]{4})16|(8S|16|32|64)[A-Z]*C\d+")
 _DECODED_TO_RGB = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
 _EXPECTED = "expected JPEG or PNG of 8 bits"
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
@@ -40,34 +70,49 @@ _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 def raw_to_rgb(encoding: str, height: int, width: int, step: int, data: Buffer) -> ImageArray:
     """An RGB image (H, W, 3) uint8 from the fields of a sensor_msgs/Image; a view of ``data`` for rgb8.
 
-    UserError as of :func:`raw_pixels`.
+    UserError as of :func:`check_raw`.
     """
     pixels = raw_pixels(encoding, height, width, step, data)
-    if encoding == "rgb8":
+    conversion = ENCODINGS[encoding].to_rgb
+    if conversion is None:
         return pixels
-    return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), _TO_RGB[encoding]), dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), conversion), dtype=np.uint8)
 
 
 def raw_pixels(encoding: str, height: int, width: int, step: int, data: Buffer) -> ImageArray:
-    """The pixels (H, W, C) uint8 of a sensor_msgs/Image as they are: a view of ``data``.
+    """The bytes (H, W, C) uint8 of a sensor_msgs/Image as they are, a view of ``data``; (1.5 H, W, 1) with planes.
 
-    Rows may be padded (``step`` above the row's length). UserError for an encoding that is not in CHANNELS, and for
-    data that does not fit the sizes.
+    Rows may be padded (``step`` above the row's length). UserError as of :func:`check_raw`.
     """
-    if encoding not in CHANNELS:
-        raise _bad_encoding(encoding)
-    row = width * CHANNELS[encoding]
     flat = _bytes(data)
+    check_raw(encoding, height, width, step, flat.size)
+    channels = ENCODINGS[encoding].bytes_per_pixel
+    rows = flat.size // step
+    return flat.reshape(rows, step)[:, : width * channels].reshape(rows, width, channels)
+
+
+def check_raw(encoding: str, height: int, width: int, step: int, size: int) -> None:
+    """UserError for an encoding that is not in ENCODINGS, and for ``size`` bytes that do not fit the image's sizes."""
+    if encoding not in ENCODINGS:
+        raise _bad_encoding(encoding)
+    known = ENCODINGS[encoding]
+    row = width * known.bytes_per_pixel
     if min(height, width) < 1:
         raise UserError(f"{encoding} image of {width}x{height} pixels is empty; expected at least 1x1")
+    if height % known.even[0] or width % known.even[1]:
+        raise UserError(
+            f"{encoding} image of {width}x{height} pixels; expected a height that {known.even[0]} divides and a width "
+            f"that {known.even[1]} divides"
+        )
     if step < row:
         raise UserError(f"{encoding} image of {width}x{height} has a step of {step} bytes; expected at least {row}")
-    if flat.size != step * height:
+    rows = height * 3 // 2 if known.planes else height
+    if size != step * rows:
+        words = "1.5 x height x step" if known.planes else "height x step"
         raise UserError(
-            f"{encoding} image of {width}x{height} with a step of {step} holds {flat.size} bytes; "
-            f"expected height x step = {height * step}"
+            f"{encoding} image of {width}x{height} with a step of {step} holds {size} bytes; "
+            f"expected {words} = {rows * step}"
         )
-    return flat.reshape(height, step)[:, :row].reshape(height, width, CHANNELS[encoding])
 
 
 def compressed_to_rgb(data: Buffer) -> ImageArray:
@@ -110,12 +155,18 @@ def _bytes(data: Buffer) -> ImageArray:
 
 
 def _bad_encoding(encoding: str) -> UserError:
-    if _DEEP.fullmatch(encoding):
+    if encoding in UNNAMED_COLOURS:
+        usual = " or ".join(UNNAMED_COLOURS[encoding])
         return UserError(
-            f"image encoding {encoding!r} has more than 8 bits per channel; expected one of {', '.join(CHANNELS)} "
-            "(is it a depth image?)"
+            f"image encoding {encoding!r} does not say which colours it holds; if you know them, import with "
+            f"--encoding TOPIC={UNNAMED_COLOURS[encoding][0]} (usually {usual}), or let the driver publish them by name"
         )
-    return unknown("image encoding", encoding, CHANNELS)
+    if _DEEP.fullmatch(encoding):
+        what = "signed numbers" if encoding.startswith("8S") else "more than 8 bits per channel"
+        return UserError(
+            f"image encoding {encoding!r} has {what}; expected one of {', '.join(ENCODINGS)} (is it a depth image?)"
+        )
+    return unknown("image encoding", encoding, ENCODINGS)
 
 
 @dataclass(frozen=True)

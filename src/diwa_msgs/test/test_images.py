@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from diwa_conventions.errors import UserError
 from diwa_conventions.images import (
     CHANNELS,
+    ENCODINGS,
     SquareImages,
     area_resize,
     centre_crop,
@@ -44,6 +45,71 @@ def test_every_raw_encoding_is_what_plain_loops_make_of_it(encoding, height, wid
         image = raw_to_rgb(encoding, height, width, step, carrier)
         assert image.dtype == np.uint8
         np.testing.assert_array_equal(image, expected)
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    """(H, W, 3) RGB that changes slowly, so that what shares colours between pixels loses little."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    planes = (60 + 2 * rows, 60 + 2 * columns, 200 - rows - columns)
+    return np.stack(planes, axis=2).astype(np.uint8)
+
+
+def yuv_of(rgb: np.ndarray) -> np.ndarray:
+    """(H, W, 3) studio-range BT.601, by its definition."""
+    matrix = np.array([[65.738, 129.057, 25.064], [-37.945, -74.494, 112.439], [112.439, -94.154, -18.285]]) / 256
+    return np.rint(rgb @ matrix.T + [16, 128, 128]).astype(np.uint8)
+
+
+def packed(rgb: np.ndarray, order: str) -> np.ndarray:
+    """(H, 2 W) of YUYV or UYVY: two pixels share their colours."""
+    y, u, v = np.moveaxis(yuv_of(rgb), 2, 0)
+    parts = {"Y": y[:, 0::2], "y": y[:, 1::2], "U": u[:, 0::2], "V": v[:, 0::2]}
+    return np.stack([parts[one] for one in order], axis=2).reshape(len(rgb), -1)
+
+
+def planes(rgb: np.ndarray, order: str) -> np.ndarray:
+    """(1.5 H, W) of NV12 or NV21: four pixels share their colours."""
+    y, u, v = np.moveaxis(yuv_of(rgb), 2, 0)
+    colours = {"U": u[0::2, 0::2], "V": v[0::2, 0::2]}
+    return np.concatenate([y, np.stack([colours[one] for one in order], axis=2).reshape(len(rgb) // 2, -1)])
+
+
+def mosaic(rgb: np.ndarray, pattern: str) -> np.ndarray:
+    """(H, W): of each pixel the one colour that the pattern names, two rows of two."""
+    out = np.zeros(rgb.shape[:2], np.uint8)
+    for place, colour in enumerate(pattern):
+        at = slice(place // 2, None, 2), slice(place % 2, None, 2)
+        out[at] = rgb[at][..., "rgb".index(colour)]
+    return out
+
+
+SHARED = {
+    "yuv422": lambda rgb: packed(rgb, "UYVy"),
+    "uyvy": lambda rgb: packed(rgb, "UYVy"),
+    "yuv422_yuy2": lambda rgb: packed(rgb, "YUyV"),
+    "yuyv": lambda rgb: packed(rgb, "YUyV"),
+    "nv12": lambda rgb: planes(rgb, "UV"),
+    "nv21": lambda rgb: planes(rgb, "VU"),
+    **{f"bayer_{pattern}8": lambda rgb, pattern=pattern: mosaic(rgb, pattern)
+       for pattern in ("rggb", "bggr", "gbrg", "grbg")},
+}  # fmt: skip
+
+
+def test_every_encoding_of_the_table_is_tested():
+    assert set(ENCODINGS) == {*CHANNELS, *SHARED}
+
+
+@pytest.mark.parametrize("encoding", SHARED)
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize(("height", "width"), [(24, 32), (48, 20)])
+def test_encodings_whose_pixels_share_colours_give_the_picture_back(encoding, padding, height, width):
+    rgb = picture(height, width)
+    rows = SHARED[encoding](rgb)
+    data = np.pad(rows, ((0, 0), (0, padding))).tobytes()
+    found = raw_to_rgb(encoding, height, width, rows.shape[1] + padding, data)
+    assert found.shape == rgb.shape and found.dtype == np.uint8
+    inside = (slice(2, -2), slice(2, -2))
+    assert np.abs(found[inside].astype(int) - rgb[inside]).max() <= 6
 
 
 def test_a_large_padded_image_is_read_row_by_row():
@@ -100,7 +166,19 @@ def test_a_rotation_mark_of_a_jpeg_is_not_obeyed():
         ("mono8", 2, 4, 4, 9, "holds 9 bytes; expected height x step = 8"),
         ("rgb", 2, 4, 12, 24, "unknown image encoding 'rgb'; did you mean 'rgb8'\\? known: rgb8, bgr8, rgba8, bgra8"),
         ("", 2, 4, 12, 24, "unknown image encoding ''"),
-        ("yuv422", 2, 4, 12, 24, "unknown image encoding 'yuv422'"),
+        ("yuv444", 2, 4, 12, 24, "unknown image encoding 'yuv444'; did you mean 'yuv422'"),
+        ("nv24", 2, 4, 4, 24, "unknown image encoding 'nv24'"),
+        ("yuv422", 2, 3, 8, 16, "yuv422 image of 3x2 pixels; expected .* a width that 2 divides"),
+        ("yuv422_yuy2", 2, 4, 6, 12, "a step of 6 bytes; expected at least 8"),
+        ("nv12", 3, 4, 4, 18, "nv12 image of 4x3 pixels; expected a height that 2 divides"),
+        ("nv12", 2, 4, 4, 8, "holds 8 bytes; expected 1.5 x height x step = 12"),
+        ("bayer_rggb8", 3, 3, 3, 9, "expected a height that 2 divides"),
+        ("8UC3", 2, 4, 12, 24, "'8UC3' does not say which colours it holds.*--encoding TOPIC=bgr8"),
+        ("8UC1", 2, 4, 4, 8, "'8UC1' does not say which colours.*--encoding TOPIC=mono8"),
+        ("8UC4", 2, 4, 16, 32, "--encoding TOPIC=bgra8"),
+        ("8SC1", 2, 4, 4, 8, "'8SC1' has signed numbers"),
+        ("bayer_rggb16", 2, 4, 8, 16, "'bayer_rggb16' has more than 8 bits"),
+        ("64FC3", 2, 4, 96, 192, "'64FC3' has more than 8 bits"),
         ("mono16", 2, 4, 8, 16, "'mono16' has more than 8 bits per channel; expected one of rgb8"),
         ("16UC1", 2, 4, 8, 16, "'16UC1' has more than 8 bits per channel.*is it a depth image"),
         ("32FC1", 2, 4, 16, 32, "'32FC1' has more than 8 bits per channel"),

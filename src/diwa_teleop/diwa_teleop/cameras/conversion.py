@@ -60,6 +60,8 @@ def by_cv_bridge(bridge: Any, message: Any) -> ImageArray:
         if is_compressed(message):
             size = checked_compressed(message.data).size
             return decoded_to_rgb(bridge.compressed_imgmsg_to_cv2(message, "passthrough"), size)
+        if message.encoding not in CHANNELS:  # cv_bridge takes other ways through them from release to release
+            return by_opencv(message)
         pixels = raw_pixels(message.encoding, message.height, message.width, message.step, message.data)
         return bridge.imgmsg_to_cv2(_packed(message, pixels), "rgb8")
     except (TypeError, cv2.error) as error:  # CvBridgeError is a TypeError

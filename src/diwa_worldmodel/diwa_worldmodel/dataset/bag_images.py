@@ -71,7 +71,7 @@ class ImagePairs:
         for role, index in chosen.items():
             topic = topics.roles[role]
             rows = found.ordered[role].kept[index]
-            self._cameras[topic.name] = _Camera.waiting_for(rows, image_reader(bag, topic.type))
+            self._cameras[topic.name] = _Camera.waiting_for(rows, image_reader(bag, topic.type, topics.colours(role)))
         self.bad: list[tuple[bool, int]] = []
         """(is it static, index into the stream) of images that cannot be decoded."""
         self.complaints: dict[str, str] = {}

@@ -106,10 +106,10 @@ def _image_column(topic: str, read: FieldReader[Image]) -> Column:
     return Column(topic, 1, read, size)
 
 
-def image_reader(bag: Bag, topic_type: str) -> FieldReader[Image]:
-    """Reads the images of a topic of this type."""
+def image_reader(bag: Bag, topic_type: str, colours: str) -> FieldReader[Image]:
+    """Reads the images of a topic of this type; ``colours`` as of :func:`message_fields.raw_images`."""
     compressed = topic_type == COMPRESSED_TYPE
-    return message_fields.compressed_images(bag) if compressed else message_fields.raw_images(bag)
+    return message_fields.compressed_images(bag) if compressed else message_fields.raw_images(bag, colours)
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def read_streams(
 ) -> BagStreams:
     """UserError for clocks that differ, and for topics that cannot be used."""
     fingers = cdr.FingerWidth()
-    columns = {role: _column(bag, role, topic.name, topic.type, fingers) for role, topic in topics.roles.items()}
+    columns = {role: _column(bag, role, topics, fingers) for role in topics.roles}
     for role, row in part.before.commands.items():
         columns[role].append(row)
     extras = _Extras(bag, topics)
@@ -208,9 +208,10 @@ def read_streams(
     return BagStreams(streams, ordered, scene.values, marks, tuple(warnings), end)
 
 
-def _column(bag: Bag, role: Role, topic: str, kind: str, fingers: cdr.FingerWidth) -> Column:
+def _column(bag: Bag, role: Role, topics: BagTopics, fingers: cdr.FingerWidth) -> Column:
+    topic = topics.roles[role].name
     if role in ("static_image", "gripper_image"):
-        return _image_column(topic, image_reader(bag, kind))
+        return _image_column(topic, image_reader(bag, topics.roles[role].type, topics.colours(role)))
     if role == "joint_states":
         return Column(topic, 1, message_fields.finger_widths(bag, fingers), tuple)
     if role == "gripper_command":

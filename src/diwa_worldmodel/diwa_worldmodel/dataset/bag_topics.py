@@ -10,6 +10,7 @@ from diwa_conventions import topics
 from diwa_conventions.bags.definitions import full_name
 from diwa_conventions.bags.reader import Bag, BagTopic
 from diwa_conventions.errors import UserError, unknown
+from diwa_conventions.images import ENCODINGS
 from diwa_worldmodel.dataset.records import Role
 
 COMPRESSED = "/compressed"
@@ -41,12 +42,20 @@ class BagOptions:
     """From our name (``static_camera/image_raw``) to the bag's (``/camera/color/image_raw``)."""
     clock: Clock = "stamp"
     """``log``: align by the times of arrival instead of the stamps."""
+    encoding: Mapping[str, str] = field(default_factory=dict)
+    """From our name of an image topic to what its 8UC1, 8UC3 or 8UC4 holds, e.g. ``bgr8``."""
 
     def __post_init__(self) -> None:
         names = [topic.name for topic in (*ROLES.values(), *EXTRAS)]
         for name in self.remap:
             if name not in names:
                 raise unknown("topic to remap", name, names)
+        images = [ROLES["static_image"].name, ROLES["gripper_image"].name]
+        for name, encoding in self.encoding.items():
+            if name not in images:
+                raise unknown("image topic", name, images)
+            if encoding not in ENCODINGS:
+                raise unknown("image encoding", encoding, ENCODINGS)
         if self.clock not in get_args(Clock):
             raise unknown("clock", self.clock, get_args(Clock))
 
@@ -55,6 +64,7 @@ class BagOptions:
         options = {f"remap {name}": value for name, value in sorted(self.remap.items())}
         if self.namespace:
             options["namespace"] = self.namespace
+        options |= {f"encoding {name}": value for name, value in sorted(self.encoding.items())}
         if self.clock != "stamp":
             options["clock"] = self.clock
         return options
@@ -67,12 +77,18 @@ class BagTopics:
     roles: Mapping[Role, BagTopic]
     scene_state: BagTopic | None
     annotation: BagTopic | None
+    encoding: Mapping[str, str] = field(default_factory=dict)
+    """BagOptions.encoding."""
     complaints: tuple[str, ...] = ()
     """About topics that could not be used and are not needed."""
 
     def names(self) -> list[str]:
         extras = (self.scene_state, self.annotation)
         return [topic.name for topic in (*self.roles.values(), *extras) if topic is not None]
+
+    def colours(self, role: Role) -> str:
+        """What the user says that the images of a role hold; empty: nothing."""
+        return self.encoding.get(ROLES[role].name, "")
 
     def not_used(self, bag: Bag) -> tuple[str, ...]:
         """Topics of the bag that hold messages and are not read."""
@@ -95,7 +111,7 @@ def find_topics(bag: Bag, options: BagOptions) -> BagTopics:
     _check_apart(bag, roles)
     complaints: list[str] = []
     scene_state, annotation = (_find_extra(bag, topic, options, complaints) for topic in EXTRAS)
-    return BagTopics(roles, scene_state, annotation, tuple(complaints))
+    return BagTopics(roles, scene_state, annotation, options.encoding, tuple(complaints))
 
 
 def _find_extra(bag: Bag, topic: topics.Topic, options: BagOptions, complaints: list[str]) -> BagTopic | None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diwa_conventions.errors import UserError
-from diwa_conventions.images import CHANNELS, ImageArray, compressed_to_rgb, raw_to_rgb
+from diwa_conventions.images import ImageArray, check_raw, compressed_to_rgb, raw_to_rgb
 from diwa_conventions.topics import FINGER_JOINTS
 
 FINGER_JOINT = re.compile(r"(.*_)?finger_joint_?[12lr]")
@@ -173,8 +173,12 @@ def compressed_content(form: str, data: bytes, begin: int, size: int) -> ImageFi
     """Of ``size`` bytes of a compressed image from ``begin`` on."""
     if begin + size > len(data):
         raise ValueError("the image ends behind its message")
+    if "compressedDepth" in form:
+        raise ValueError(f"format {form!r}: a depth image; expected a colour image")
     if data[begin : begin + 2] not in (b"\xff\xd8", b"\x89P"):
-        raise ValueError("neither JPEG nor PNG")
+        raise ValueError(
+            f"format {form!r}: neither JPEG nor PNG; republish it as one: ros2 run image_transport republish"
+        )
     return ImageFields(f"compressed {form}", 0, 0, 0, begin, size)
 
 
@@ -187,13 +191,6 @@ def rgb(data: bytes, fields: ImageFields) -> ImageArray:
 
 
 def check_image(fields: ImageFields) -> None:
-    """ValueError for a raw image of unknown encoding, or whose sizes do not fit its bytes."""
-    if fields.encoding.startswith("compressed "):
-        return
-    row = fields.width * CHANNELS.get(fields.encoding, 0)
-    if not row or fields.height < 1 or fields.step < row or fields.size != fields.step * fields.height:
-        known = ", ".join(CHANNELS)
-        raise ValueError(
-            f"{fields.encoding} image of {fields.width}x{fields.height} has {fields.size} bytes, step {fields.step}; "
-            f"known encodings: {known}"
-        )
+    """UserError for a raw image of an encoding that is not read, or whose sizes do not fit its bytes."""
+    if not fields.encoding.startswith("compressed "):
+        check_raw(fields.encoding, fields.height, fields.width, fields.step, fields.size)

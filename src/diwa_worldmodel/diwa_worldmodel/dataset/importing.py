@@ -58,6 +58,8 @@ class Import:
     """Namespace of the topics, if a bag has several."""
     remap: tuple[str, ...] = ()
     """Topics under other names, e.g. static_camera/image_raw=/camera/color/image_raw."""
+    encoding: tuple[str, ...] = ()
+    """What images hold whose encoding is 8UC1, 8UC3 or 8UC4, e.g. static_camera/image_raw=bgr8."""
     clock: Clock = "stamp"
     """Whether messages are aligned by their stamps or by the times at which they arrived."""
     workers: int = 0
@@ -70,7 +72,8 @@ class Import:
         config = DataSetConfig(
             image_size_px=self.image_size, fit=self.fit, scale=self.scale, skew_limit_s=self.skew_limit
         )
-        options = Options(BagOptions(self.namespace, parse_remap(self.remap), self.clock), self.lerobot)
+        bag = BagOptions(self.namespace, parse_remap(self.remap), self.clock, parse_encoding(self.encoding))
+        options = Options(bag, self.lerobot)
         if not 0 <= self.workers <= 1024:
             raise UserError(f"--workers is {self.workers}; expected 0 (one for each core) to 1024")
         sources = find_sources(self.sources)
@@ -114,12 +117,22 @@ class Outcome:
 
 def parse_remap(words: Sequence[str]) -> dict[str, str]:
     """``["static_camera/image_raw=/a/b"]`` as a table; UserError for a word without ``=``."""
+    pairs = _pairs(words, "--remap", "OUR/TOPIC=/TOPIC/OF/THE/BAG")
+    return {name: value if value.startswith("/") else f"/{value}" for name, value in pairs.items()}
+
+
+def parse_encoding(words: Sequence[str]) -> dict[str, str]:
+    """``["static_camera/image_raw=bgr8"]`` as a table; UserError for a word without ``=``."""
+    return _pairs(words, "--encoding", "static_camera/image_raw=bgr8")
+
+
+def _pairs(words: Sequence[str], option: str, expected: str) -> dict[str, str]:
     table = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not (name and equals and value):
-            raise UserError(f"--remap {word!r}; expected OUR/TOPIC=/TOPIC/OF/THE/BAG")
-        table[name.removeprefix("/")] = value if value.startswith("/") else f"/{value}"
+            raise UserError(f"{option} {word!r}; expected {expected}")
+        table[name.removeprefix("/")] = value
     return table
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
 from diwa_conventions.bags.message_types import Definition
 from diwa_conventions.bags.reader import Bag, RawMessage
+from diwa_conventions.images import UNNAMED_COLOURS
 from diwa_worldmodel.dataset import cdr
 
 Value = TypeVar("Value")
@@ -118,9 +119,19 @@ def finger_widths(bag: Bag, fingers: cdr.FingerWidth) -> FieldReader[Numbers]:
     return FieldReader(bag, fingers, lambda message: fingers.of(list(message.name), np.asarray(message.position)))
 
 
-def raw_images(bag: Bag) -> FieldReader[Image]:
-    """Of sensor_msgs/Image."""
-    return FieldReader(bag, lambda data, offset: Image(data, cdr.image_fields(data, offset)), _raw_image)
+def raw_images(bag: Bag, colours: str = "") -> FieldReader[Image]:
+    """Of sensor_msgs/Image; ``colours``: what an encoding that only counts its channels holds."""
+
+    def named(image: Image) -> Image:
+        if not colours or image.fields.encoding not in UNNAMED_COLOURS:
+            return image
+        return replace(image, fields=replace(image.fields, encoding=colours))
+
+    return FieldReader(
+        bag,
+        lambda data, offset: named(Image(data, cdr.image_fields(data, offset))),
+        lambda message: named(_raw_image(message)),
+    )
 
 
 def _raw_image(message: Any) -> Image:
