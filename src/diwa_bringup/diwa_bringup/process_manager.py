@@ -190,7 +190,10 @@ class ProcessManager:
         name, how = child.command.name, _in_words(code)
         if self._stopping_since_s is not None:
             if code == -signal.SIGKILL:
-                self._say(f"{name} did not end within {KILL_AFTER_S:g} s of SIGINT: killed")
+                in_time = f"did not end within {KILL_AFTER_S:g} s of SIGINT"
+                self._say(
+                    f"{name} {'did not end before the second Ctrl-C' if self._interrupts > 1 else in_time}: killed"
+                )
                 self._exit_code = 1
             elif code not in (0, -signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM):
                 self._say(f"{name} ended with {how}")

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +140,7 @@ def calibrate(vive: VirtualVive, out: Path, world: np.ndarray, *words: str) -> t
         number = int(line.split()[1]) - 1
         vive.press(1, [])
         vive.move(1, Pose(world[number], np.eye(3)))
-        time.sleep(0.15)  # several readings, so that the pull is one
+        vive.wait_for_readings(3)  # a pull counts after the trigger was seen released
         if number == 1:
             process.stdin.write("\n")
             process.stdin.flush()

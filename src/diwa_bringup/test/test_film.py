@@ -49,7 +49,7 @@ def test_image_that_is_not_whole_or_not_understood_is_refused_with_its_topic(enc
 def test_bad_parameter_ends_the_recorder_with_one_line(tmp_path: Path, arguments: list[str], words: str):
     program = executable(NodeSpec("diwa_bringup", "film_recorder", "film_recorder", "/diwa"))
     command = [str(program), *(["--ros-args", *arguments] if arguments else [])]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     assert line.startswith("film_recorder: ") and words in line

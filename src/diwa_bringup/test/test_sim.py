@@ -129,10 +129,9 @@ def test_another_namespace_is_warned_of_foreign_nodes_and_reports_a_crash(sim: D
     assert sim.process.poll() is None
 
 
-def test_ctrl_c_ends_sim_within_5_s(sim: Diwa):
+def test_ctrl_c_ends_sim_without_killing_a_node(sim: Diwa):
     sim.wait_for("simulating")
-    began_s = time.monotonic()
     sim.process.send_signal(signal.SIGINT)
     printed = sim.wait_for(None)
-    assert sim.process.wait() == 0 and time.monotonic() - began_s < 5.0
-    assert "SIGINT: stopping all" in printed and "Traceback" not in printed
+    assert sim.process.wait() == 0
+    assert "SIGINT: stopping all" in printed and "Traceback" not in printed and "did not end within" not in printed

@@ -17,7 +17,7 @@ franka = pytest.importorskip("franka", reason="franka-rs is an extra: make setup
 libfranka = pytest.importorskip("panda_py.libfranka", reason="panda-python is an extra: make setup EXTRA=hardware")
 
 ADDRESS = f"127.{1 + os.getpid() // 250 % 250}.{os.getpid() % 250}.9"
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Joy
 from diwa_conventions import topics
 from diwa_conventions.qos import message_type, profile
 
-TIMEOUT_S = 40.0
+TIMEOUT_S = 60.0
 PATIENT = ("stale_s:=2.0", "regrip_s:=10.0", "guard_stale_s:=5.0")
 """Parameters of teleop for a machine that may be too busy to run these tests 30 times a second."""
 

@@ -11,7 +11,7 @@ from rclpy.node import Node
 from diwa_teleop.nodes import parameter_snapshot
 from diwa_teleop.nodes.parameter_snapshot import ParameterSnapshot
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class Room:

@@ -24,7 +24,7 @@ from diwa_teleop.recording.queue import BoundedQueue
 from diwa_teleop.recording.recording import Options, Recording
 from diwa_teleop.recording.statistics import Sequences, Stamps, TopicMonitor, action_sequence, header_stamp_ns
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 SMALL = Options(min_free_bytes=0)
 
 

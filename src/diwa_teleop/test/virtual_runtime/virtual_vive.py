@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ CALIBRATING, RUNNING_OK, OUT_OF_RANGE, ROTATION_ONLY = 100, 200, 201, 300
 BUTTONS = {"system": 0, "menu": 1, "grip": 2, "a": 7, "touchpad": 32, "trigger": 33}
 _SOURCE = Path(__file__).with_name("vrclient.c")
 _TEXT = 32
+TIMEOUT_S = 60.0
 
 
 class Device(ctypes.Structure):
@@ -58,6 +60,7 @@ class Room(ctypes.Structure):
         ("quits", ctypes.c_uint32),
         ("clients", ctypes.c_uint32),
         ("acknowledged", ctypes.c_uint32),
+        ("readings", ctypes.c_uint32),
         ("devices", Device * 8),
     ]
 
@@ -144,6 +147,13 @@ class VirtualVive:
         """Of the battery; below 0: it has none."""
         with self.writing(index) as device:
             device.battery = share
+
+    def wait_for_readings(self, count: int) -> None:
+        """Until clients have read a controller so many times more."""
+        deadline_s, before = time.monotonic() + TIMEOUT_S, self.room.readings
+        while self.room.readings - before < count:
+            assert time.monotonic() < deadline_s, f"no {count} readings within {TIMEOUT_S:g} s"
+            time.sleep(0.01)
 
     def quit(self) -> None:
         """End as SteamVR does: tell every client, and refuse new ones."""

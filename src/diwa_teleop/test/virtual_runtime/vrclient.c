@@ -31,7 +31,7 @@ struct device {
 
 struct room {
     uint32_t sequence; /* odd while it is being written */
-    uint32_t running, quits, clients, acknowledged;
+    uint32_t running, quits, clients, acknowledged, readings;
     struct device devices[DEVICES];
 };
 
@@ -141,6 +141,7 @@ static uint8_t controller_with_pose(int origin, uint32_t index, struct controlle
     struct device device = look(index);
     if (size != sizeof *state || device.kind == 0)
         return 0;
+    __atomic_fetch_add(&shared->readings, 1, __ATOMIC_RELAXED);
     tell_pose(&device, pose);
     state->packet = device.packet;
     state->pressed = state->touched = device.buttons[0] | (uint64_t)device.buttons[1] << 32;
