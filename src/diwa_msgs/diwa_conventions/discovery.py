@@ -5,13 +5,19 @@ Set before rclpy starts.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
 from pathlib import Path
+from typing import TextIO
 
 OLD_FAST_DDS = ("humble", "jazzy")
 """Releases of ROS 2 with Fast DDS 2; it knows the profile file by another name."""
 
 _FAST_DDS = "rmw_fastrtps_cpp"
+_DOMAINS = 100
+_claimed: list[TextIO] = []
+"""Locks, which end with the files."""
 _PROFILES = Path(__file__).resolve().parent / "dds"
 
 
@@ -25,6 +31,23 @@ def stay_on_this_machine() -> None:
     else:
         os.environ.pop("ROS_LOCALHOST_ONLY", None)
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+
+
+def claim_domain() -> int:
+    """A ROS domain (1 to 100) that no other process on this machine has claimed; this one has it until it ends.
+
+    For tests, of which several run at the same time. RuntimeError if all are claimed.
+    """
+    for offset in range(_DOMAINS):
+        domain = 1 + (os.getpid() + offset) % _DOMAINS
+        try:
+            lock = open(Path(tempfile.gettempdir(), f"diwa_test_domain_{domain}"), "w")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # claimed, or another user's
+            continue
+        _claimed.append(lock)
+        return domain
+    raise RuntimeError(f"all ROS domains from 1 to {_DOMAINS} are claimed by tests on this machine")
 
 
 def share_no_memory() -> None:

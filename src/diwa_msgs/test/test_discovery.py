@@ -1,11 +1,19 @@
 """Which transports a process that moves the arm uses, by what the shell says."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from diwa_conventions.discovery import profile_variable, share_no_memory, stay_on_this_machine, without_memory
+from diwa_conventions.discovery import (
+    claim_domain,
+    profile_variable,
+    share_no_memory,
+    stay_on_this_machine,
+    without_memory,
+)
 
 NAMES = (
     "RMW_IMPLEMENTATION",
@@ -77,3 +85,14 @@ def test_a_profile_with_a_twin_gives_way_to_it(shell, tmp_path: Path, distributi
     name, profile = profile_variable(distribution), tmp_path / "dds_enp5s0.xml"
     without_memory(profile).write_text("<dds/>")
     assert shell(ROS_DISTRO=distribution, **{name: str(profile)}) == {name: str(tmp_path / "dds_enp5s0_udp.xml")}
+
+
+def test_a_domain_is_claimed_once_until_its_process_ends():
+    code = "from diwa_conventions.discovery import claim_domain; print(claim_domain(), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        theirs = int(other.stdout.readline())
+        ours = {claim_domain() for _ in range(10)}
+        assert len(ours) == 10 and ours <= set(range(1, 101)) and theirs not in ours

@@ -2,7 +2,7 @@
 
 import os
 
-from diwa_conventions.discovery import stay_on_this_machine
+from diwa_conventions.discovery import claim_domain, stay_on_this_machine
 
 stay_on_this_machine()
-os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+os.environ["ROS_DOMAIN_ID"] = str(claim_domain())

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from diwa_conventions.discovery import stay_on_this_machine
+from diwa_conventions.discovery import claim_domain, stay_on_this_machine
 
 stay_on_this_machine()
-os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+os.environ["ROS_DOMAIN_ID"] = str(claim_domain())
 # At the sizes of tests several threads only wait for each other, and others than these give other roundings.
 os.environ["OMP_NUM_THREADS"] = "1"
 
