@@ -79,7 +79,7 @@ class RecordedPlay:
         return topics.CAMERA_SIZE_PX
 
     def joints_at(self, stamps_ns: list[int]) -> dict[int, JointState]:
-        """The joint states nearest to each stamp; UserError if there are none near one."""
+        """The joint states nearest to each stamp, for those that have one near; UserError if none has."""
         nearest: dict[int, tuple[int, JointState]] = {}
         order = sorted(stamps_ns)
         for message in self._decoded(topics.JOINT_STATES):
@@ -89,12 +89,11 @@ class RecordedPlay:
                 away_ns = abs(here_ns - wanted)
                 if away_ns <= JOINTS_NEAR_NS and (wanted not in nearest or away_ns < nearest[wanted][0]):
                     nearest[wanted] = away_ns, _joints(message)
-        for wanted in order:
-            if wanted not in nearest:
-                raise UserError(
-                    f"{self._bag.path} holds no joint_states within {JOINTS_NEAR_NS // 10**6} ms of the scene_state at "
-                    f"{wanted * 1e-9:.3f} s, where a stretch of play begins"
-                )
+        if not nearest:
+            raise UserError(
+                f"{self._bag.path} holds no joint_states within {JOINTS_NEAR_NS // 10**6} ms of any scene_state; "
+                "expected a bag recorded from the playroom, whose stamps are of one clock"
+            )
         return {wanted: joints for wanted, (_, joints) in nearest.items()}
 
     def raw(self, wanted: tuple[topics.Topic, ...]) -> Iterator[tuple[topics.Topic, int, bytes]]:

@@ -5,16 +5,17 @@ How far it differs from the recording is how far simulation over topics and with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from diwa_conventions import topics
 from diwa_conventions.actions import GRIPPER_CLOSE, GRIPPER_OPEN
 from diwa_conventions.bags.reader import Bag
 from diwa_sim.cameras import Cameras
-from diwa_sim.playroom import TICK_RATE_HZ, Playroom
+from diwa_sim.playroom import TICK_RATE_HZ, JointState, Playroom
 from diwa_sim.recorded import Commands, RecordedPlay, RecordedScene
 from diwa_sim.recording import CAMERA_KEYS, Frame, PlayroomBag
 from diwa_sim.scene import FINGER_TRAVEL_M, Look
@@ -33,11 +34,20 @@ COPIED = (
 """What went on before the arm: taken over as it is."""
 
 
-def replay(recorded: Path, out: Path, look: Look = "clear", namespace: str = topics.NAMESPACE) -> int:
-    """Write bag ``out`` with a frame wherever ``recorded`` has a ``scene_state``; how many there were.
+class Replayed(NamedTuple):
+    """Frames of a replay."""
 
-    Each stretch of play (after a reset or a gap) begins in its recorded state; from there on only the commands are
-    taken from the recording. UserError for a bag that is not of the playroom, or an ``out`` that exists.
+    written: int
+    left_out: int
+    """At the beginning of a stretch, before its first joint states: a busy machine loses some."""
+
+
+def replay(recorded: Path, out: Path, look: Look = "clear", namespace: str = topics.NAMESPACE) -> Replayed:
+    """Write bag ``out`` with a frame wherever ``recorded`` has a ``scene_state``.
+
+    Each stretch of play (after a reset or a gap) begins in its first recorded state with joint states; from there on
+    only the commands are taken from the recording. UserError for a bag that is not of the playroom, or an ``out`` that
+    exists.
     """
     play = RecordedPlay(Bag(recorded), namespace)
     size_px = play.image_size()
@@ -47,20 +57,22 @@ def replay(recorded: Path, out: Path, look: Look = "clear", namespace: str = top
         intrinsics = {camera: cameras.intrinsics(camera) for camera in CAMERA_KEYS}
         parameters = {"stage": "replay", "source": recorded.resolve().name, "look": look, "image_size": str(size_px)}
         bag = PlayroomBag(out, intrinsics, size_px, parameters, ("simulated", "replay"))
-        _write_all(play, room, cameras, bag)
+        written = _write_all(play, room, cameras, bag)
         bag.close()
     finally:
         cameras.close()
-    return len(play.scenes)
+    return Replayed(written, len(play.scenes) - written)
 
 
-def _write_all(play: RecordedPlay, room: Playroom, cameras: Cameras, bag: PlayroomBag) -> None:
-    stretches = _stretches(play.scenes)
-    joints = play.joints_at([stretch.scenes[0].stamp_ns for stretch in stretches])
+def _write_all(play: RecordedPlay, room: Playroom, cameras: Cameras, bag: PlayroomBag) -> int:
+    """How many frames were written."""
+    joints = play.joints_at([scene.stamp_ns for scene in play.scenes])
+    stretches = [_from_joints(stretch, joints) for stretch in _stretches(play.scenes)]
+    written = sum(len(stretch.scenes) for stretch in stretches)
     others = play.raw(COPIED)
     waiting = next(others, None)
-    with progress_bar("frames", len(play.scenes)) as bar:
-        for stretch in stretches:
+    with progress_bar("frames", written) as bar:
+        for stretch in filter(lambda one: one.scenes, stretches):
             first = stretch.scenes[0]
             room.restore(joints[first.stamp_ns], first.scene)
             for frame in _frames(stretch, room, play.commands, bag):
@@ -72,6 +84,7 @@ def _write_all(play: RecordedPlay, room: Playroom, cameras: Cameras, bag: Playro
         while waiting is not None:
             bag.copy(*waiting)
             waiting = next(others, None)
+    return written
 
 
 @dataclass(frozen=True)
@@ -79,27 +92,33 @@ class _Stretch:
     """Scenes between which the simulation went on without a break."""
 
     scenes: list[RecordedScene]
-    by_reset: bool
-    """It begins with a reset, which makes the arm forget what it was told before."""
+    reset_ns: int
+    """When it began with a reset, which makes the arm forget what it was told before; 0: it did not."""
 
 
 def _stretches(scenes: list[RecordedScene]) -> list[_Stretch]:
-    stretches = [_Stretch(scenes[:1], by_reset=False)]
+    stretches = [_Stretch(scenes[:1], reset_ns=0)]
     for before, scene in pairwise(scenes):
         if scene.episode != before.episode:
-            stretches.append(_Stretch([], by_reset=True))
+            stretches.append(_Stretch([], reset_ns=scene.stamp_ns))
         elif scene.stamp_ns - before.stamp_ns > GAP_NS:
-            stretches.append(_Stretch([], by_reset=False))
+            stretches.append(_Stretch([], reset_ns=0))
         stretches[-1].scenes.append(scene)
     return stretches
+
+
+def _from_joints(stretch: _Stretch, joints: Mapping[int, JointState]) -> _Stretch:
+    """The stretch from its first scene with joint states on."""
+    known = (index for index, scene in enumerate(stretch.scenes) if scene.stamp_ns in joints)
+    return replace(stretch, scenes=stretch.scenes[next(known, len(stretch.scenes)) :])
 
 
 def _frames(stretch: _Stretch, room: Playroom, commands: Commands, bag: PlayroomBag) -> Iterator[Frame]:
     """The frames of a stretch, simulated from the room's present state; their commands are written to the bag."""
     first = stretch.scenes[0]
-    since_ns = first.stamp_ns if stretch.by_reset else 0
+    since_ns = stretch.reset_ns
     still = room.tool_pose()
-    hand = GRIPPER_OPEN if stretch.by_reset or room.gripper_width_m() > FINGER_TRAVEL_M else GRIPPER_CLOSE
+    hand = GRIPPER_OPEN if first.stamp_ns == since_ns or room.gripper_width_m() > FINGER_TRAVEL_M else GRIPPER_CLOSE
     start, success, before_ns = room.scene_state(), first.success, first.stamp_ns
     for scene in stretch.scenes:
         ticks = round((scene.stamp_ns - before_ns) * 1e-9 * TICK_RATE_HZ)

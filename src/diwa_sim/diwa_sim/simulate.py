@@ -154,7 +154,9 @@ class SimulateReplay:
         from diwa_sim.replay import replay
 
         frames = replay(self.bag, self.out, self.look, self.namespace)
-        print(f"replayed {frames} frames of 30 Hz into {self.out}")
+        print(f"replayed {frames.written} frames of 30 Hz into {self.out}")
+        if frames.left_out:
+            print(f"left out {frames.left_out} frames, for want of joint_states where a stretch of play begins")
         return 0
 
 

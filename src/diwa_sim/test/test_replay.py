@@ -12,7 +12,7 @@ from diwa_conventions.bags.definitions import connection, typestore
 from diwa_conventions.bags.reader import Bag
 from diwa_conventions.bags.writer import BagWriter
 from diwa_conventions.errors import UserError
-from diwa_sim import bulk
+from diwa_sim import bulk, recorded
 from diwa_sim.bag_messages import Messages
 from diwa_sim.bulk import Job
 from diwa_sim.environment import PlayroomEnv
@@ -80,15 +80,15 @@ def test_commands_at_120_hz_give_the_recorded_motion_back(tmp_path):
     recording.follow(some_way(recording.room), gripper=-1.0)
     recording.bag.add_mark(Mark("open-drawer", False, recording.now_ns))
     recording.bag.close()
-    assert replay(tmp_path / "recorded", tmp_path / "again") == len(recording.frames)
+    assert replay(tmp_path / "recorded", tmp_path / "again") == (len(recording.frames), 0)
     bag = Bag(tmp_path / "again")
     poses = on(bag, topics.CURRENT_POSE)
     assert [stamp_of(pose) for pose in poses] == [frame.stamp_ns for frame in recording.frames]
     points = np.array([[p.pose.position.x, p.pose.position.y, p.pose.position.z] for p in poses])
     np.testing.assert_allclose(points, [frame.tool.position for frame in recording.frames], atol=1e-3)
     widths = [sum(message.position[7:]) for message in on(bag, topics.JOINT_STATES)]
-    recorded = [frame.joints.position[7:].sum() for frame in recording.frames]
-    np.testing.assert_allclose(widths, recorded, atol=1e-3)
+    expected = [frame.joints.position[7:].sum() for frame in recording.frames]
+    np.testing.assert_allclose(widths, expected, atol=1e-3)
     (image, *_), (mark,) = on(bag, topics.STATIC_IMAGE), on(bag, topics.ANNOTATION)
     assert (image.width, image.height) == (16, 16)
     assert (mark.skill, stamp_of(mark)) == ("open-drawer", recording.now_ns)
@@ -110,6 +110,46 @@ def test_each_episode_begins_in_its_recorded_state_and_forgets_older_commands(tm
     np.testing.assert_allclose([scene.slider_m for scene in scenes], sliders, atol=1e-4)
     begun = [stamp_of(scene) for scene in scenes if scene.episode == 2][0]
     assert begun not in {stamp_of(target) for target in on(bag, topics.TARGET_POSE)}
+
+
+def without_joints(bag: Path, out: Path, lost: set[int]) -> None:
+    """The bag without the joint_states of these frames, as a busy machine loses them."""
+    writer, number = BagWriter(out), 0
+    names = {f"/diwa/{topic.name}": topic for topic in topics.TOPICS}
+    channels: dict[str, int] = {}
+    for message in Bag(bag).messages():
+        if message.topic == f"/diwa/{topics.JOINT_STATES.name}":
+            number += 1
+            if number - 1 in lost:
+                continue
+        if message.topic not in channels:
+            channels[message.topic] = writer.add(connection(names[message.topic], "diwa"))
+        writer.write(channels[message.topic], message.log_ns, message.data)
+    writer.close()
+
+
+def test_a_stretch_begins_where_joint_states_are_and_what_that_leaves_out_is_told(tmp_path, capsys):
+    recording = FakeRecording(tmp_path / "whole")
+    recording.reset(1)
+    recording.follow(some_way(recording.room, 12), gripper=1.0)
+    recording.bag.close()
+    without_joints(tmp_path / "whole", tmp_path / "lossy", lost={0, 1, 2, 3, 4})
+    assert SimulateReplay(tmp_path / "lossy", out=tmp_path / "again").run() == 0
+    poses = on(Bag(tmp_path / "again"), topics.CURRENT_POSE)
+    left_out = len(recording.frames) - len(poses)
+    assert left_out == 5 and "left out 5 frames" in capsys.readouterr().out
+    points = np.array([[p.pose.position.x, p.pose.position.y, p.pose.position.z] for p in poses])
+    np.testing.assert_allclose(points[0], recording.frames[left_out].tool.position, atol=1e-2)
+
+
+def test_joint_states_of_another_time_are_refused(tmp_path, monkeypatch):
+    recording = FakeRecording(tmp_path / "recorded")
+    recording.reset(1)
+    recording.follow(some_way(recording.room, 2), gripper=1.0)
+    recording.bag.close()
+    monkeypatch.setattr(recorded, "JOINTS_NEAR_NS", -1)
+    with pytest.raises(UserError, match="holds no joint_states within -?[0-9]+ ms of any scene_state"):
+        replay(tmp_path / "recorded", tmp_path / "again")
 
 
 def test_a_simulated_bag_at_30_hz_can_be_replayed(tmp_path):
