@@ -35,7 +35,7 @@ CONTROLLER = 1
 PATIENCE_S = 120.0
 RATE_HZ = 90.0
 """Of the virtual tracking."""
-LOST_S = 1.0
+LOST_S = 3.0
 """How long tracking is lost in the middle; the hand goes on, with the clutch held."""
 WAIT_S = 0.5
 """How long the clutch is still held after tracking is back."""

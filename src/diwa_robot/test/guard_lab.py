@@ -19,6 +19,8 @@ from diwa_conventions.qos import message_type, profile
 TIMEOUT_S = 60.0
 ANSWER_S = 5.0
 HOME_M = (0.46, 0.0, 0.33)
+ARM_SPEED_M_S = 2.0
+"""Of the lab's arm: when this process was held up it must not jump, which is a fault."""
 OUT = (
     topics.TARGET_POSE,
     topics.GRIPPER_COMMAND,
@@ -71,12 +73,12 @@ class Lab:
         self.follows = self.states = self.cameras = True
         self.position = list(HOME_M)
         self.sequence = 0
+        self._told_s = time.monotonic()
         self.node.create_timer(1.0 / 60.0, self._deliver)
 
     def _deliver(self) -> None:
         if self.follows and self.seen[topics.TARGET_POSE]:
-            point = self.seen[topics.TARGET_POSE][-1].pose.position
-            self.position = [point.x, point.y, point.z]
+            self._follow(self.seen[topics.TARGET_POSE][-1].pose.position)
         if self.states:
             self.state(self.position)
         for publisher in self.camera_out.values() if self.cameras else ():
@@ -84,7 +86,14 @@ class Lab:
             info.header.stamp = self.node.get_clock().now().to_msg()
             publisher.publish(info)
 
+    def _follow(self, target) -> None:
+        way = np.array([target.x, target.y, target.z]) - self.position
+        longest_m = ARM_SPEED_M_S * (time.monotonic() - self._told_s)
+        share = min(1.0, longest_m / max(float(np.linalg.norm(way)), 1e-9))
+        self.position = list(np.array(self.position) + share * way)
+
     def state(self, position) -> None:
+        self._told_s = time.monotonic()
         message = PoseStamped()
         message.header.stamp, message.header.frame_id = self.node.get_clock().now().to_msg(), topics.BASE_FRAME
         message.pose.position.x, message.pose.position.y, message.pose.position.z = map(float, position)
