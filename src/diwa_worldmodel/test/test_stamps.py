@@ -86,6 +86,20 @@ def test_jitter_bursts_and_losses_are_no_clock(seed):
     assert not order("/t", "current_pose", stamps[kept], arrivals[kept]).steps
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_recorder_that_is_behind_now_and_then_is_no_clock(seed):
+    """On a busy machine it takes what waited all at once, after up to half a second, and sources stall too."""
+    rng = np.random.default_rng(seed)
+    stamps = steady(2000, 120.0)
+    for at in rng.integers(100, 1900, 5):
+        stamps[at:] += int(rng.uniform(0.02, 0.3) * NS)
+    served = np.cumsum(rng.choice([0.002, 0.05, 0.2, 0.5], 4000, p=[0.7, 0.2, 0.08, 0.02])) + stamps[0] / NS
+    arrivals = np.maximum(np.round(served[np.searchsorted(served * NS, stamps)] * NS), stamps).astype(np.int64)
+    found = order("/t", "target_pose", stamps, arrivals)
+    assert not found.steps
+    np.testing.assert_array_equal(found.stamps_ns, stamps)
+
+
 def test_the_clock_goes_on_into_the_next_part_and_a_step_between_them_is_seen():
     stamps, arrivals = steady(300), steady(300)
     moved = stamps.copy()

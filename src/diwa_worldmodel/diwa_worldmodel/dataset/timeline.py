@@ -41,8 +41,13 @@ EVEN_S = 0.02
 LOCAL_RATE_TOLERANCE = 0.07
 """How far the camera's rate over LOCAL_IMAGES may be from one that 7.5 Hz divides."""
 LOCAL_IMAGES = 9
-SILENCE_S = 0.04
-"""No stamp on any topic for longer than this, and than their rates explain: all was silent, or the clock was set."""
+SILENCE_S, LONG_SILENCE_S = 0.04, 0.1
+"""No stamp on any topic for longer than this, and than their rates explain: all was silent, or the clock was set.
+
+In a short one messages may have been lost: then cameras go on in the rhythm that they had before.
+"""
+RHYTHM_S = 0.004
+"""How far a camera's stamps may be out of their rhythm."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +215,24 @@ def silences(streams: Streams) -> tuple[tuple[int, int], ...]:
     fastest_ns = min(float(np.median(np.diff(stamps))) for stamps in steady)
     stamps = np.unique(np.concatenate(steady))
     limit_ns = max(SILENCE_S * NS, 1.5 * fastest_ns + 0.02 * NS)
-    return tuple((int(stamps[i]), int(stamps[i + 1])) for i in np.flatnonzero(np.diff(stamps) > limit_ns))
+    found = ((int(stamps[i]), int(stamps[i + 1])) for i in np.flatnonzero(np.diff(stamps) > limit_ns))
+    cameras = (streams.static.stamps_ns, streams.gripper.stamps_ns)
+    return tuple(
+        (before, after)
+        for before, after in found
+        if after - before > LONG_SILENCE_S * NS or any(_out_of_rhythm(stamps, before) for stamps in cameras)
+    )
+
+
+def _out_of_rhythm(stamps: IntArray, moment: int) -> bool:
+    """Whether the first stamp after a moment is no whole number of periods after the last one before it."""
+    periods = np.diff(stamps)
+    period, jitter = float(np.median(periods)), float(np.median(np.abs(periods - np.median(periods))))
+    place = int(np.searchsorted(stamps, moment, side="right"))
+    if not 0 < place < len(stamps):
+        return False
+    apart = float(stamps[place] - stamps[place - 1])
+    return abs(apart - round(apart / period) * period) > max(RHYTHM_S * NS, 4.0 * jitter)
 
 
 def grid_stride(stamps: IntArray) -> int:
