@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ DELAYS_NS = {topics.STATIC_IMAGE.name: 20_000_000, topics.GRIPPER_IMAGE.name: 12
 Set = Callable[[Item, int], Item]
 
 
+@cache
 def recording_items() -> list[Item]:
     """Four seconds in the order in which a recorder writes them, with marks whose notes say when they were made."""
     made = items(SECONDS, state_hz=100.0)
@@ -116,7 +118,7 @@ def test_a_step_of_any_clock_ends_the_episode_and_mixes_no_times(imported, clock
         assert "2.1" in said(recording.statistics) or "2.2" in said(recording.statistics), said(recording.statistics)
 
 
-@pytest.mark.parametrize("step_s", STEPS_S)
+@pytest.mark.parametrize("step_s", [-3600.0, -0.05, 1.5, 10 * YEAR_S])
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_a_clock_that_is_set_after_the_first_message_of_each_topic(imported, clock, step_s):
     seen: set[str] = set()
