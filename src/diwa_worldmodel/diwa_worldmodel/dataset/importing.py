@@ -166,6 +166,8 @@ def _sources_in(path: Path) -> Iterator[tuple[Path, Kind]]:
 
 def kind_of(path: Path) -> Kind | None:
     """What a file or folder is; None for a folder that is none of them itself. Every file is taken for a bag."""
+    from diwa_conventions.bags.metadata import METADATA
+    from diwa_conventions.bags.reader import bag_files
     from diwa_worldmodel.dataset.calvin import is_calvin
     from diwa_worldmodel.dataset.lerobot_layout import is_lerobot
 
@@ -175,8 +177,7 @@ def kind_of(path: Path) -> Kind | None:
         return "calvin"
     if is_lerobot(path):
         return "lerobot"
-    bag_files = ("*.mcap", "metadata.yaml", "*.db3")
-    return "bag" if any(next(path.glob(pattern), None) for pattern in bag_files) else None
+    return "bag" if (path / METADATA).exists() or bag_files(path) else None
 
 
 def is_data_set(path: Path) -> bool:
