@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # colcon test for each package (or the one named), then lint and types, then a table: test.sh [PACKAGE]
-# Several tests measure rates and latencies, and a busy machine would fail them: only those of the world model and the
-# conventions, which measure none, run beside each other and lint.
+# The tests wait for states and pass beside other work. Those of the world model and the conventions run beside each other
+# and lint; the others start whole graphs of nodes, which fill two cores by themselves, and run one after the other.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -151,8 +151,12 @@ class Lab:
 
     def running(self, steps: int = 2) -> PolicyStatus:
         """Once so many steps of the run have been done."""
+        return self.until(lambda: self.under_way(steps), "steps")
+
+    def under_way(self, steps: int) -> PolicyStatus | None:
+        """The newest status if so many steps of the run have been done."""
         seen = self.seen[topics.POLICY_STATUS]
-        return self.until(lambda: seen and seen[-1].state == PolicyStatus.RUNNING and seen[-1].step >= steps, "steps")
+        return seen[-1] if seen and seen[-1].state == PolicyStatus.RUNNING and seen[-1].step >= steps else None
 
     def loaded(self, path: Path, world_model: Path | str = "", reward: Path | str = "") -> LoadPolicy.Response:
         self.until(self.load.service_is_ready, "load_policy")
