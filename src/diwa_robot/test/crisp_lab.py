@@ -142,6 +142,7 @@ class CrispLab:
     def ready(self) -> None:
         """Whatever was before: everything well, nobody armed, the arm at home."""
         self.armed, self.gripper, self.target = False, None, HOME
+        self.report(round(TARGET_TIMEOUT_S / REPORT_S) + 1)
         self.do("well")
         self.report(round(TARGET_TIMEOUT_S / REPORT_S) + 1)  # the stream of the test before has ended
         if self.next(topics.ARM_STATE).state == ArmState.FAULT:

@@ -1,8 +1,7 @@
 """A robot's ROS 2 controllers as a process, for tests: what CRISP's controllers enforce, and nothing that they do not.
 
-An impedance-like arm that lags behind its target by ``TAU_S``; the error is clipped per axis at 0.1 m and 0.5 rad;
-while two publish targets, all are dropped; the last target is followed for ever; activation takes the measured pose for
-a target. State topics are best effort. ``fake/do`` makes it misbehave, ``fake/report`` says what it was told.
+The arm and its controller are those of ``franka_world.py``; while two publish targets, all are dropped. State topics
+are best effort. ``fake/do`` makes it misbehave, ``fake/report`` says what it was told.
 """
 
 import argparse
@@ -12,6 +11,7 @@ import sys
 import time
 
 import numpy as np
+from franka_world import HOME, VERSIONS, FrankaWorld
 from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
@@ -23,14 +23,14 @@ from diwa_conventions.messages import pose_to_message
 from diwa_conventions.node_main import run_node
 from diwa_robot.drivers.dialects import DIALECTS, in_namespace
 from diwa_robot.nodes.crisp_robot import NEWEST
-from diwa_robot.so3 import rotation_matrix, rotation_vector
 
-HOME = Pose(np.array([0.46, 0.0, 0.33]), np.diag([1.0, -1.0, -1.0]))
+__all__ = ["HOME", "FakeControllers", "run"]
+
 RATE_HZ = 100.0
-TAU_S = 0.05
-CLIP_M, CLIP_RAD = 0.1, 0.5
 FINGERS_M_S = 0.2
 REPORT_S = 0.025
+DEAF_S = 0.2
+"""After ``fake/do well``, which moves the arm in no time: targets for where it was may be on their way."""
 NOISE_M = 1e-6
 
 
@@ -39,14 +39,17 @@ class FakeControllers(Node):
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__("cartesian_impedance_controller", namespace=options.namespace)
-        self.options, self.dialect = options, DIALECTS[options.dialect]
+        self.options, self.dialect = options, DIALECTS[VERSIONS[options.version]]
+        self.world = FrankaWorld(options.version)
         self.prefix = options.joint_prefix or self.dialect.joint_prefix
-        self.pose, self.target = HOME, HOME
-        self.follows = self.speaks = self.noisy = True
+        self.speaks = self.noisy = True
         self.frame, self.nan = "base", False
+        self.deaf_s = 0.0
+        self.worst_m = 0.0
+        """The largest lead in force since ``fake/do watch``."""
         self.width_m = self.wanted_m = 0.08
         self.blocked, self.fingers_m_s = False, FINGERS_M_S
-        self.done = self.received = self.dropped = self.clipped = 0
+        self.done = self.received = self.dropped = 0
         self.told_gripper: list[float] = []
         self.random = np.random.default_rng(7)
         named = self.named = lambda name: in_namespace(options.namespace, name)
@@ -70,18 +73,21 @@ class FakeControllers(Node):
         self.target_in = self.create_subscription(kind, topic, self.on_target, 1)
 
     def on_target(self, message) -> None:
+        if time.monotonic() < self.deaf_s:
+            return
         self.received += 1
         if not self.dialect.target_is_array:
             if self.count_publishers(self.target_in.topic_name) > 1:
                 self.dropped += 1
                 return
             point, turn = message.pose.position, message.pose.orientation
-            self.target = Pose.from_quaternion([point.x, point.y, point.z], [turn.x, turn.y, turn.z, turn.w])
+            turned = [turn.x, turn.y, turn.z, turn.w]
+            self.world.take(Pose.from_quaternion([point.x, point.y, point.z], turned))
         elif message.data[0]:
-            rotation = self.target.rotation
+            rotation = self.world.target.rotation
             if message.data[11]:
                 rotation = np.array(message.data[3:12]).reshape(3, 3)
-            self.target = Pose(np.array(message.data[:3]), rotation)
+            self.world.take(Pose(np.array(message.data[:3]), rotation))
 
     def open_gripper(self) -> None:
         """CRISP's adapter: one number, 1 open, 0 closed."""
@@ -102,8 +108,9 @@ class FakeControllers(Node):
 
     def do_well(self) -> None:
         """As it was at the start."""
-        self.pose = self.target = HOME
-        self.follows = self.speaks = self.noisy = True
+        self.world = FrankaWorld(self.options.version)
+        self.deaf_s = time.monotonic() + DEAF_S
+        self.speaks = self.noisy = True
         self.frame, self.nan = "base", False
         self.prefix = self.options.joint_prefix or self.dialect.joint_prefix
         self.width_m = self.wanted_m = 0.08
@@ -114,14 +121,14 @@ class FakeControllers(Node):
 
     def do_freeze(self) -> None:
         """What the robot says of itself is no longer measured."""
-        self.noisy = self.follows = False
+        self.noisy, self.world.blocked = False, True
 
-    def do_deactivate(self) -> None:
-        self.follows = False
+    def do_obstruct(self) -> None:
+        """Something stands in the way, or the controller does nothing."""
+        self.world.blocked = True
 
-    def do_activate(self) -> None:
-        """As both controllers do: whatever was the target, it is where the arm stands."""
-        self.target, self.follows = self.pose, True
+    def do_watch(self) -> None:
+        self.worst_m = 0.0
 
     def do_nan(self) -> None:
         self.nan = True
@@ -147,27 +154,28 @@ class FakeControllers(Node):
     def step(self) -> None:
         now_s = time.monotonic()
         passed_s, self.before_s = now_s - self.before_s, now_s
-        if self.follows:
-            self.follow(min(1.0, passed_s / TAU_S))
+        self.world.step(passed_s)
+        self.worst_m = max(self.worst_m, self.world.lead()[0])
         if not self.blocked:
             way_m = self.wanted_m - self.width_m
             self.width_m += math.copysign(min(abs(way_m), self.fingers_m_s * passed_s), way_m)
         if self.speaks:
             self.publish()
 
-    def follow(self, share: float) -> None:
-        error_m = self.target.position - self.pose.position
-        error_rad = rotation_vector(self.target.rotation @ self.pose.rotation.T)
-        kept_m, kept_rad = np.clip(error_m, -CLIP_M, CLIP_M), np.clip(error_rad, -CLIP_RAD, CLIP_RAD)
-        # What rounding and measuring add is not beyond the clip.
-        beyond_m, beyond_rad = np.abs(error_m - kept_m).max(), np.abs(error_rad - kept_rad).max()
-        self.clipped += bool(beyond_m > 1e-4 or beyond_rad > 1e-3)
-        self.pose = Pose(self.pose.position + share * kept_m, rotation_matrix(share * kept_rad) @ self.pose.rotation)
-
     def publish(self) -> None:
         stamp = self.get_clock().now().to_msg()
-        noise_m = self.random.normal(0.0, NOISE_M, 3) if self.noisy else np.zeros(3)
-        message = PoseStamped(pose=pose_to_message(Pose(self.pose.position + noise_m, self.pose.rotation)))
+        if self.world.broadcasting:
+            self.publish_arm(stamp)
+        self.publish_hand(stamp)
+
+    def measured(self) -> Pose:
+        """What the broadcasters know: the last pose of a robot that has stopped comes again and again."""
+        live = self.noisy and self.world.hardware == "active"
+        noise_m = self.random.normal(0.0, NOISE_M, 3) if live else np.zeros(3)
+        return Pose(self.world.shown.pose.position + noise_m, self.world.shown.pose.rotation)
+
+    def publish_arm(self, stamp) -> None:
+        message = PoseStamped(pose=pose_to_message(self.measured()))
         message.header.stamp, message.header.frame_id = stamp, self.frame
         if self.nan:
             message.pose.position.y = math.nan
@@ -177,9 +185,8 @@ class FakeControllers(Node):
         joints.position = [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
         joints.velocity, joints.effort = [0.0] * 7, [7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
         self.joints_out.publish(joints)
-        self.publish_adapter(stamp)
 
-    def publish_adapter(self, stamp) -> None:
+    def publish_hand(self, stamp) -> None:
         hand = JointState(name=["gripper_joint"], position=[self.width_m / 0.08])
         hand.header.stamp = stamp
         self.hand_out.publish(hand)
@@ -192,10 +199,12 @@ class FakeControllers(Node):
             "done": self.done,
             "received": self.received,
             "dropped": self.dropped,
-            "clipped": self.clipped,
-            "target": self.target.position.tolist(),
-            "turn": self.target.rotation.tolist(),
-            "pose": self.pose.position.tolist(),
+            "clipped": self.world.clipped,
+            "target": self.world.target.position.tolist(),
+            "turn": self.world.target.rotation.tolist(),
+            "pose": self.world.pose.position.tolist(),
+            "controller": self.world.controller,
+            "worst_m": self.worst_m,
             "gripper": self.told_gripper,
             "width_m": self.width_m,
         }
@@ -203,7 +212,7 @@ class FakeControllers(Node):
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dialect", default="franka_ros2")
+    parser.add_argument("--version", default="franka_ros2 3.3", choices=VERSIONS)
     parser.add_argument("--namespace", default="/robot")
     parser.add_argument("--joint-prefix", default="")
     return parser.parse_args()

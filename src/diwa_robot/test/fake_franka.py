@@ -1,12 +1,20 @@
 """The fake controllers with what franka_msgs, control_msgs and controller_manager_msgs add: the robot's state, error
-recovery, the hand's actions, the controller manager. Needs those packages, or their stand-ins (test/interfaces)."""
+recovery, the hand's actions, the controller manager. Needs those packages, or their stand-ins (test/interfaces).
+
+What the services do is in ``franka_world.py``, version by version. A bring-up that has ended offers none of them.
+"""
 
 import sys
 
 import numpy as np
 from control_msgs.action import GripperCommand
-from controller_manager_msgs.msg import ControllerState
-from controller_manager_msgs.srv import ListControllers
+from controller_manager_msgs.msg import ControllerState, HardwareComponentState, HardwareInterface
+from controller_manager_msgs.srv import (
+    ListControllers,
+    ListHardwareComponents,
+    SetHardwareComponentState,
+    SwitchController,
+)
 from fake_controllers import FakeControllers, run
 from franka_msgs import action, msg, srv
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
@@ -14,7 +22,6 @@ from rclpy.qos import qos_profile_system_default
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
 
-from diwa_robot.drivers.dialects import MODE_MOVE, MODE_REFLEX
 from diwa_robot.nodes.crisp_robot import NEWEST
 
 STUCK_S = 0.5
@@ -38,19 +45,36 @@ class FakeFranka(FakeControllers):
         self._open_robot()
 
     def _open_robot(self) -> None:
-        self.mode, self.reflex, self.stubborn, self.controller = MODE_MOVE, False, False, "active"
+        self.stubborn, self.listed = False, None
         self.recoveries = 0
         self.state_kind = getattr(msg, self.dialect.state_type)
         self.state_out = self.create_publisher(
             self.state_kind, self.named(self.dialect.state_topic), qos_profile_system_default
         )
+        self.offered: list = []
+        self._offer()
+
+    def _offer(self) -> None:
+        """The services and actions of the bring-up."""
+        manager = lambda name: self.named(f"controller_manager/{name}")  # noqa: E731
+        self.offered = [
+            self.create_service(ListControllers, manager("list_controllers"), self.list_controllers),
+            self.create_service(ListHardwareComponents, manager("list_hardware_components"), self.list_hardware),
+            self.create_service(SwitchController, manager("switch_controller"), self.switch_controller),
+            self.create_service(
+                SetHardwareComponentState, manager("set_hardware_component_state"), self.set_hardware_state
+            ),
+        ]
+        name = self.named(self.dialect.recovery)
         if self.dialect.recovery_is_action:
-            self.recovery = ActionServer(
-                self, action.ErrorRecovery, self.named(self.dialect.recovery), execute_callback=self.recover_by_action
-            )
+            self.offered.append(ActionServer(self, action.ErrorRecovery, name, execute_callback=self.recover_by_action))
         else:
-            self.create_service(srv.ErrorRecovery, self.named(self.dialect.recovery), self.recover_by_service)
-        self.create_service(ListControllers, self.named("controller_manager/list_controllers"), self.list_controllers)
+            self.offered.append(self.create_service(srv.ErrorRecovery, name, self.recover_by_service))
+
+    def _withdraw(self) -> None:
+        for one in self.offered:
+            one.destroy() if isinstance(one, ActionServer) else self.destroy_service(one)
+        self.offered = []
 
     def _serve(self, name: str, kind, full_name: str, width_of) -> None:
         async def execute(handle):
@@ -79,6 +103,8 @@ class FakeFranka(FakeControllers):
 
     def step(self) -> None:
         super().step()
+        if self.world.running != bool(self.offered):
+            self._offer() if self.world.running else self._withdraw()
         if self.motion is None:
             return
         handle, ended, begun_s = self.motion
@@ -93,64 +119,103 @@ class FakeFranka(FakeControllers):
             self.motion = None
             ended.set_result(outcome)
 
-    def publish(self) -> None:
-        super().publish()
-        stamp = self.get_clock().now().to_msg()
-        state = self.state_kind(robot_mode=self.mode)
+    def publish_arm(self, stamp) -> None:
+        super().publish_arm(stamp)
+        shown = self.world.shown
+        state = self.state_kind(robot_mode=shown.mode, time=shown.clock_s)
         state.header.stamp = stamp
-        state.current_errors.cartesian_reflex = self.reflex
+        state.current_errors.cartesian_reflex = self.world.reflex
         if self.dialect.state_type == "FrankaState":
-            transform = np.eye(4)
-            transform[:3, :3] = self.pose.rotation
-            transform[:3, 3] = self.pose.position + self.random.normal(0.0, 1e-6, 3)
+            pose, transform = self.measured(), np.eye(4)
+            transform[:3, :3], transform[:3, 3] = pose.rotation, pose.position
             state.o_t_ee = transform.ravel(order="F")
         self.state_out.publish(state)
+
+    def publish_hand(self, stamp) -> None:
+        """Its node is a process of its own."""
         names = [f"{self.prefix}_finger_joint{i}" for i in (1, 2)]
         hand = JointState(name=names, position=[0.5 * self.width_m] * 2)
         hand.header.stamp = stamp
         self.hand_out.publish(hand)
 
-    def publish_adapter(self, stamp) -> None:
-        """There is none beside Franka's own hand."""
-
     def recover_by_action(self, handle) -> action.ErrorRecovery.Result:
-        self._recover()
-        (handle.abort if self.stubborn else handle.succeed)()
+        (handle.abort if self._recover() else handle.succeed)()
         return action.ErrorRecovery.Result()
 
     def recover_by_service(self, request, response):
-        if not self.reflex:
-            response.success, response.error = False, "No errors"
-            return response
-        self._recover()
-        response.success, response.error = not self.stubborn, "joints locked" if self.stubborn else ""
+        response.error = self._recover()
+        response.success = not response.error
         return response
 
-    def _recover(self) -> None:
+    def _recover(self) -> str:
         self.recoveries += 1
-        if not self.stubborn:
-            self.reflex, self.mode = False, MODE_MOVE
+        return "joints locked" if self.stubborn else self.world.recover()
 
     def list_controllers(self, request, response):
-        if self.controller:
-            response.controller = [ControllerState(name=self.get_name(), state=self.controller)]
+        state = self.world.controller if self.listed is None else self.listed
+        if state:
+            needs = [f"{self.prefix}_joint1/effort"]
+            response.controller = [
+                ControllerState(name=self.get_name(), state=state, required_command_interfaces=needs),
+                ControllerState(name="pose_broadcaster", state="active" if self.world.broadcasting else "inactive"),
+            ]
+        return response
+
+    def list_hardware(self, request, response):
+        interface = HardwareInterface(name=f"{self.prefix}_joint1/effort")
+        component = HardwareComponentState(name="FrankaHardwareInterface", command_interfaces=[interface])
+        component.state.label = self.world.hardware
+        response.component = [component]
+        return response
+
+    def switch_controller(self, request, response):
+        done = [self.world.deactivate() for name in request.deactivate_controllers if name == self.get_name()]
+        for name in request.activate_controllers:
+            activate = self.world.activate if name == self.get_name() else self.world.activate_broadcasters
+            done.append(activate())
+        response.ok = all(done)
+        return response
+
+    def set_hardware_state(self, request, response):
+        response.ok = request.target_state.label == "active" and self.world.activate_hardware()
+        response.state.label = self.world.hardware
         return response
 
     def do_well(self) -> None:
         super().do_well()
-        self.mode, self.reflex, self.stubborn, self.controller = MODE_MOVE, False, False, "active"
+        self.stubborn, self.listed = False, None
 
     def do_reflex(self) -> None:
-        self.reflex, self.mode, self.follows = True, MODE_REFLEX, False
+        self.world.collide()
+
+    def do_press(self) -> None:
+        self.world.press()
+
+    def do_release(self) -> None:
+        self.world.release()
+
+    def do_guide(self, *way_m: str) -> None:
+        self.world.guide([float(value) for value in way_m])
+
+    def do_restart(self) -> None:
+        self.world.restart()
+
+    def do_deactivate(self) -> None:
+        self.world.deactivate()
+
+    def do_activate(self) -> None:
+        self.world.activate()
+
+    def do_recover(self) -> None:
+        """By a person, in a terminal."""
+        self._recover()
 
     def do_stubborn(self) -> None:
         self.stubborn = True
 
-    def do_mode(self, number: str) -> None:
-        self.mode = int(number)
-
     def do_controller(self, state: str = "") -> None:
-        self.controller = state
+        """What the controller manager says of it, whatever is true."""
+        self.listed = state
 
     def told(self) -> dict:
         return super().told() | {"recoveries": self.recoveries}

@@ -30,7 +30,7 @@ def running():
     processes = [
         start_fake(),
         start_driver(*WITHOUT_FRANKA_MSGS, *PATIENT),
-        start_fake("--namespace=/panda", "--dialect=multipanda_cartesian"),
+        start_fake("--namespace=/panda", "--version=multipanda cartesian"),
         start_driver(*WITHOUT_FRANKA_MSGS, *PATIENT, *CARTESIAN, **cartesian),
     ]
     labs = CrispLab(), CrispLab(**cartesian)
@@ -98,7 +98,7 @@ def test_target_the_arm_cannot_reach_leads_by_no_more_than_crisps_clip_and_a_hol
     lab.arm()
     lab.go((0.03, 0.0, 0.0))
     lab.until(lambda: lab.reports[-1]["pose"][0] > 0.48, "following")
-    lab.do("deactivate")  # as if something stood in the way
+    lab.do("obstruct")  # as if something stood in the way
     lab.go((0.12, 0.0, 0.0))
     assert lead_m(lab.report()) == pytest.approx(0.1, abs=1e-3)
     lab.armed = False
@@ -153,7 +153,7 @@ def test_robot_that_says_nothing_or_the_wrong_thing_is_waited_for(lab, misbehave
 
 
 def test_controller_that_is_inactive_is_a_fault_once_the_arm_does_not_follow(lab):
-    lab.do("deactivate")
+    lab.do("obstruct")
     lab.arm()
     lab.go((0.08, 0.0, 0.0))
     state = lab.state_is(ArmState.FAULT, "the arm does not follow its targets")

@@ -2,6 +2,10 @@
 
 No ROS, and no clock of its own: every method takes ``now`` [s] of one monotonic clock. The controller (CRISP's, or
 multipanda's own) follows the last target for ever, has no time-out, and ignores everything while two publish to it.
+
+While nobody is armed, the newest target never stays farther than ``leash`` from the measured pose, and while the
+controller does not hold the arm (reflex, user stop, guiding, controller inactive) no farther than ``aim``: whoever
+starts the controller or the robot again, the arm stays where it is. :mod:`diwa_robot.drivers.recovery` has the order.
 """
 
 from __future__ import annotations
@@ -12,7 +16,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from diwa_conventions.actions import Pose
-from diwa_robot.drivers.dialects import MODE_MOVE, MODE_REFLEX, MODES
+from diwa_robot.drivers.dialects import (
+    MODE_GUIDING,
+    MODE_IDLE,
+    MODE_MOVE,
+    MODE_REFLEX,
+    MODE_USER_STOPPED,
+    MODES,
+)
 from diwa_robot.drivers.target_stream import StreamLimits, Target, TargetStream
 from diwa_robot.so3 import length, rotation_matrix, rotation_vector
 
@@ -50,6 +61,16 @@ class CrispLimits:
     """A measured pose that is the same to the last bit for so long, while led by that much, is no longer measured."""
     pose_timeout_s: float = 0.2
     """A measured pose older than this says nothing about where to hold."""
+    mode_timeout_s: float = 0.5
+    """A robot mode older than this says nothing; nor does one that comes while the robot's clock stands still."""
+    leash_m: float = 0.08
+    leash_rad: float = 0.4
+    """Nobody is armed and the controller holds the arm: a target farther from it is replaced by the measured pose."""
+    aim_m: float = 0.005
+    aim_rad: float = 0.02
+    """The same while the controller does not hold the arm."""
+    aim_again_s: float = 0.25
+    """How often that target is sent again: the controller drops all while somebody else publishes."""
 
 
 @dataclass
@@ -97,14 +118,25 @@ class CrispArm:
         """Who else publishes to the controller."""
         self.controller_state: str | None = None
         """As the controller manager says; None: it was not asked, or does not answer."""
+        self.hardware_down: tuple[str, ...] = ()
+        """The arm's hardware components that are not active, each "NAME is STATE"."""
+        self.broadcasters_down: tuple[str, ...] = ()
+        """Controllers without command interfaces that are not active."""
+        self.listed_s = -math.inf
+        """When the controller manager was asked for what it says."""
         self.mode: int | None = None
+        """Of the robot; None: not known now."""
         self.errors: tuple[str, ...] = ()
         self._sent: Pose | None = None
         self._streaming = False
         self._begun_at: Pose | None = None
         self._followed = False
         self._stuck_since_s: float | None = None
-        self._pose_s = self._changed_s = self._heard_s = -math.inf
+        self._pose_s = self._changed_s = self._heard_s = self._mode_s = self._clock_changed_s = -math.inf
+        self._robot_clock_s = 0.0
+        self._been_ready = False
+        """Since the start or the last recovery: a stop is a fault from then on."""
+        self._aimed_s = self._aim_since_s = -math.inf
         self._refusal = ""
         self._refused_since_s = -math.inf
 
@@ -122,9 +154,18 @@ class CrispArm:
         self.measured, self._pose_s = pose, now
         self.stream.measured(pose, now)
 
-    def robot(self, mode: int, errors: Sequence[str]) -> None:
-        """Mode and current errors of the robot, as its own state says."""
-        self.mode, self.errors = mode, tuple(errors)
+    def robot(self, mode: int, errors: Sequence[str], now: float, clock_s: float = 0.0) -> str:
+        """Mode and current errors of the robot, as its own state says; what is wrong with the message, or "".
+
+        ``clock_s``: the robot's own time; 0.0 if it says none. Humble's controller manager publishes the last state of
+        a robot that has stopped again and again.
+        """
+        if clock_s == 0.0 or clock_s != self._robot_clock_s:
+            self._robot_clock_s, self._clock_changed_s = clock_s, now
+        if now - self._clock_changed_s > self.limits.mode_timeout_s:
+            return "repeats one old state: the robot's clock stands still; has the robot stopped with an error?"
+        self.mode, self.errors, self._mode_s = mode, tuple(errors), self._clock_changed_s
+        return ""
 
     def target(self, target: Target, now: float) -> tuple[Pose | None, str]:
         """A message of target_pose: what the controller is told now, or None and why it is not told anything."""
@@ -150,17 +191,23 @@ class CrispArm:
     # What is amiss
 
     def tick(self, now: float) -> Pose | None:
-        """Judge, regularly. What the controller is told once because targets stopped or something is amiss, or None."""
-        lost, waiting = self._lost(now), self._waiting(now)
+        """Judge, regularly. What the controller is told because targets stopped or something is amiss, or None."""
+        if now - self._mode_s > self.limits.mode_timeout_s:
+            self.mode, self.errors = None, ()
+        told = self._judge(now)
+        return self._aim(now) if told is None else told
+
+    def _judge(self, now: float) -> Pose | None:
         was = self.state
         if was is Condition.FAULT:
             return None
-        if lost and (was is Condition.READY or self.mode == MODE_REFLEX):
+        lost, waiting = self._lost(now), self._waiting(now)
+        if lost and (self._been_ready or self.mode == MODE_REFLEX):
             self.state, self.reason = Condition.FAULT, lost
         elif lost or waiting:
             self.state, self.reason = Condition.CONNECTING, waiting or lost
         else:
-            self.state, self.reason = Condition.READY, "follows target_pose"
+            self.state, self.reason, self._been_ready = Condition.READY, "follows target_pose", True
         if self.state is not Condition.READY and was is Condition.READY:
             return self.end(now)
         return self._hold(now) if self._streaming and not self.stream.live(now) else None
@@ -185,7 +232,19 @@ class CrispArm:
             )
         if self.mode == MODE_REFLEX:
             return f"the robot was stopped by a reflex ({', '.join(self.errors) or 'it names no error'})"
+        if self.mode == MODE_USER_STOPPED:
+            return "the robot was stopped by the user stop: release it, then recover"
+        if self.mode == MODE_GUIDING:
+            return "the robot was guided by hand: let go of it, then recover"
+        if self.hardware_down:
+            return self._hardware_stopped()
         return self._not_following(now) if self._streaming else ""
+
+    def _hardware_stopped(self) -> str:
+        return (
+            f"{', '.join(self.hardware_down)}: the robot stopped with an error (reflex, user stop, lost packets); "
+            "look at it, then recover"
+        )
 
     def _not_following(self, now: float) -> str:
         assert self.measured is not None and self._begun_at is not None and self._sent is not None
@@ -204,6 +263,8 @@ class CrispArm:
 
     def _waiting(self, now: float) -> str:
         """What is missing so far, or ""."""
+        if self.hardware_down:
+            return self._hardware_stopped()
         for one in self.inputs.values():
             if trouble := one.trouble(now):
                 return trouble
@@ -217,11 +278,13 @@ class CrispArm:
         if self.controller_state not in (None, "active"):
             return (
                 f"{self.controller} is {self.controller_state or 'not loaded'}; "
-                f"ros2 control switch_controllers --activate {self.controller}"
+                "diwa guard recover activates it where the arm stands"
             )
+        if self.mode == MODE_IDLE:
+            return f"the robot is {MODES[MODE_IDLE]}; recover (diwa guard recover), which activates {self.controller}"
         if self.mode is not None and self.mode != MODE_MOVE:
             words = MODES.get(self.mode, f"in mode {self.mode}")
-            return f"the robot is {words}; activate {self.controller} when it may move"
+            return f"the robot is {words}; recover (diwa guard recover) when it may move"
         return self._refusing(now)
 
     def _refusing(self, now: float) -> str:
@@ -246,19 +309,53 @@ class CrispArm:
         self._sent = self.stream.command = held
         return held
 
+    def _held(self) -> bool:
+        """Whether the controller may hold the arm now, as far as is known."""
+        if self.hardware_down or self.controller_state not in (None, "active"):
+            return False
+        return self.mode in (None, MODE_MOVE)
+
+    def _aim(self, now: float) -> Pose | None:
+        """The target that nobody asked for: near the arm, so that it goes nowhere when the controller holds it again.
+
+        An arm that is held is followed only beyond the leash: its own weight would draw it down step by step.
+        """
+        limits, measured = self.limits, self.measured
+        if self._streaming or measured is None or now - self._pose_s > limits.pose_timeout_s:
+            self._aim_since_s = now
+            return None
+        if self._held():
+            self._aim_since_s = now
+            self._sent = self._sent or measured  # a target from before this driver: it holds the arm about there
+            if not _beyond(self._sent, measured, limits.leash_m, limits.leash_rad):
+                return None
+        else:
+            far = self._sent is None or _beyond(self._sent, measured, limits.aim_m, limits.aim_rad)
+            if far:
+                self._aim_since_s = now
+            elif now - self._aimed_s < limits.aim_again_s:
+                return None
+        self._sent = self.stream.command = measured
+        self._aimed_s = now
+        return measured
+
+    def aimed_for_s(self, now: float) -> float:
+        """How long the newest target has been the measured pose of an arm that stands and that no controller holds."""
+        return now - self._aim_since_s
+
     # After a fault
 
     def obstacle(self, now: float) -> str:
-        """Why a fault cannot be cleared yet (the robot's own reflex aside), or ""."""
+        """Why nothing can be recovered yet, or ""."""
         return self._lost(now) if self.rivals else ""
 
     def recover(self, now: float) -> None:
         """Clear the fault. The arm stands until a new stream of targets begins near it."""
-        self._streaming, self._sent = False, None
+        self._streaming = self._been_ready = False
         self.stream.reset(self._heard_s)
         if self.state is Condition.FAULT:
             self.state, self.reason = Condition.CONNECTING, "recovered"
-        self.tick(now)
+        self._judge(now)
 
     def tracking_error(self) -> tuple[float, float]:
         """Distance [m] and angle [rad] between the last target sent and the measured pose; zeros if there is none."""

@@ -96,7 +96,7 @@ DIALECTS = {dialect.name: dialect for dialect in (FRANKA_ROS2, MULTIPANDA, MULTI
 BASE_FRAMES = ("base", "panda_link0", "fr3_link0")
 """Frames of a measured pose that coincide with the arm's base: ``base`` is the root of Franka's descriptions."""
 
-MODE_MOVE, MODE_REFLEX = 2, 4
+MODE_OTHER, MODE_IDLE, MODE_MOVE, MODE_GUIDING, MODE_REFLEX, MODE_USER_STOPPED, MODE_RECOVERING = range(7)
 MODES = {
     0: "busy with something else",
     1: "idle: no controller moves it",

@@ -31,7 +31,6 @@ from diwa_conventions.node_main import run_node, start_lifecycle
 from diwa_conventions.qos import message_type, profile
 from diwa_robot.drivers.crisp import Condition, CrispArm
 from diwa_robot.drivers.dialects import (
-    MODE_REFLEX,
     arm_joint_order,
     finite,
     pose_array,
@@ -39,10 +38,11 @@ from diwa_robot.drivers.dialects import (
     true_fields,
 )
 from diwa_robot.drivers.gripper import GripperLogic, GripperRequest
+from diwa_robot.drivers.recovery import LIMIT_S, Recovery, Step
 from diwa_robot.drivers.target_stream import Target
 from diwa_robot.nodes.crisp_grippers import GripperSettings, gripper
 from diwa_robot.nodes.crisp_parameters import declare_settings
-from diwa_robot.nodes.crisp_robot import ControllerWatch, ErrorRecovery, Newest, others_on
+from diwa_robot.nodes.crisp_robot import ControllerManager, ErrorRecovery, Newest, others_on
 
 _LEVELS = {
     Condition.CONNECTING: DiagnosticStatus.WARN,
@@ -52,9 +52,6 @@ _LEVELS = {
 
 _GRAPH_RATE_HZ = 4.0
 """How often the driver looks who publishes and who listens; the guard looks once a second."""
-
-_RECOVERY_S = 10.0
-"""The longest a recovery may take."""
 
 
 class CrispDriverNode(LifecycleNode):
@@ -112,6 +109,7 @@ class CrispDriverNode(LifecycleNode):
         settings = self._settings
         self._arm = CrispArm(settings.inputs(), settings.target_topic, settings.controller, settings.limits)
         self._hand = GripperLogic()
+        self._recovering: Recovery | None = None
         self._fingers: tuple[float, float] | None = (0.0, 0.0) if settings.gripper == "none" else None
         self._said: tuple[object, ...] = ()
         self._said_s = -math.inf
@@ -158,13 +156,14 @@ class CrispDriverNode(LifecycleNode):
         )
         self._resources.callback(self._gripper.close)
         self._fingers_in = self._newest(JointState, self._gripper.joint_topic)
-        self._recovery: ErrorRecovery | None = None
+        self._robot: ErrorRecovery | None = None
         if settings.recovery_kind is not None:
             is_action = settings.dialect.recovery_is_action
-            self._recovery = ErrorRecovery(self, settings.recovery_kind, settings.recovery, is_action)
-            self._resources.callback(self._recovery.close)
-        self._watch = ControllerWatch(self, settings.controller_manager, settings.controller)
-        self._resources.callback(self._watch.close)
+            self._robot = ErrorRecovery(self, settings.recovery_kind, settings.recovery, is_action)
+            self._resources.callback(self._robot.close)
+        manager = settings.controller_manager, settings.controller, settings.joint_prefix
+        self._manager = ControllerManager(self, *manager)
+        self._resources.callback(self._manager.close)
 
     def _newest(self, kind: Any, topic: str) -> Newest | None:
         """The newest message of a topic of the robot; None if there is no such topic."""
@@ -230,26 +229,46 @@ class CrispDriverNode(LifecycleNode):
         return response
 
     async def _recover(self) -> str:
-        """Clear the robot's error and the driver's fault; "" or what still stands in the way."""
-        if obstacle := self._arm.obstacle(time.monotonic()):
+        """Bring the arm back under its controller and clear the driver's fault; "" or what is in the way."""
+        now, settings = time.monotonic(), self._settings
+        if obstacle := self._arm.obstacle(now):
             return obstacle
-        reflex = self._arm.mode == MODE_REFLEX
-        unknown = self._arm.mode is None and self._arm.state is Condition.FAULT
-        if self._recovery is not None and (reflex or unknown):
-            if not self._recovery.is_there():
-                return f"nobody offers {self._recovery.name}; is the robot's ros2_control running?"
-            asked = self.executor.create_task(self._recovery.recover)
-            if not await self._until(asked.done, _RECOVERY_S):
-                return f"{self._recovery.name} gave no answer within {_RECOVERY_S:g} s"
-            if why := asked.result():
-                return f"the robot did not recover: {why}"
-        elif reflex:
-            return "recovery:=false: unlock and recover the robot in Desk, then call recover_arm again"
-        if reflex and not await self._until(lambda: self._arm.mode != MODE_REFLEX, _RECOVERY_S):
-            return "the robot is still stopped by a reflex"
-        self._hand.reset()
-        self._arm.recover(time.monotonic())
-        return ""
+        asks = self._robot is not None
+        recovering = Recovery(self._arm, settings.dialect, settings.recovery, asks, now)
+        self._recovering = recovering
+        await self._until(lambda: recovering.outcome is not None, LIMIT_S + 1.0)
+        self._recovering = None
+        if recovering.outcome == "":
+            self._hand.reset()
+            self._arm.recover(time.monotonic())
+        return "the recovery was given up" if recovering.outcome is None else recovering.outcome
+
+    def _drive_recovery(self, now: float) -> None:
+        if self._recovering is not None and (step := self._recovering.tick(now)) is not None:
+            self.get_logger().info(f"recovery: {step.value}")
+            self.executor.create_task(self._take_step, self._recovering, step)
+
+    async def _take_step(self, recovering: Recovery, step: Step) -> None:
+        try:
+            trouble = await self._carry_out(step)
+        except Exception as error:  # a client that was closed, a message that the robot's version does not have
+            trouble = f"{type(error).__name__}: {error}"
+        recovering.answered(trouble, time.monotonic())
+
+    async def _carry_out(self, step: Step) -> str:
+        """One step of a recovery; "" or why it failed."""
+        controller = [self._settings.controller]
+        if step is Step.DEACTIVATE:
+            return await self._manager.switch(deactivate=controller)
+        if step is Step.HARDWARE:
+            return await self._manager.activate_hardware()
+        if step is Step.BROADCASTERS:
+            return await self._manager.switch(activate=self._manager.broadcasters_down, strict=False)
+        if step is Step.ACTIVATE:
+            return await self._manager.switch(activate=controller)
+        if self._robot is None or not self._robot.is_there():
+            return f"nobody offers {self._settings.recovery}; is the robot's ros2_control running?"
+        return await self._robot.recover()
 
     async def _until(self, condition: Callable[[], bool], limit_s: float) -> bool:
         """Wait, without keeping anybody waiting, until the condition holds; False if it does not within the limit."""
@@ -279,6 +298,7 @@ class CrispDriverNode(LifecycleNode):
             self.get_logger().info(f"gripper: {request.grip.value}")
             self._gripper.send(request)
         self._command(self._arm.tick(now))
+        self._drive_recovery(now)
         self._look_at_waiters(now)
         if now - self._said_s > 1.0 / topics.ARM_STATE.rate_hz:
             self._say_state()
@@ -296,7 +316,9 @@ class CrispDriverNode(LifecycleNode):
         self._arm.seen(newest.topic, newest.taken_s, wrong)
 
     def _use_state(self, message: Any, taken_s: float) -> None:
-        self._arm.robot(message.robot_mode, true_fields(message.current_errors))
+        errors = true_fields(message.current_errors)
+        if wrong := self._arm.robot(message.robot_mode, errors, taken_s, message.time):
+            raise UserError(wrong)
         if self._pose_in is None:
             self._measured(pose_from_column_major(message.o_t_ee), message.header.stamp, taken_s)
 
@@ -336,8 +358,13 @@ class CrispDriverNode(LifecycleNode):
         self._arm.subscribers = self._target_out.get_subscription_count()
         self._arm.rivals = others_on(self, self._settings.target_topic)
         self._arm.stream.publishers = self.count_publishers(self.resolve_topic_name(topics.TARGET_POSE.name))
-        self._watch.ask()
-        self._arm.controller_state = self._watch.state
+        manager = self._manager
+        manager.ask(time.monotonic())
+        self._arm.controller_state, self._arm.listed_s = manager.state, manager.listed_s
+        self._arm.broadcasters_down = manager.broadcasters_down
+        self._arm.hardware_down = tuple(
+            f"{name} is {state}" for name, state in sorted(manager.hardware.items()) if state != "active"
+        )
 
     # Out
 
@@ -378,6 +405,7 @@ class CrispDriverNode(LifecycleNode):
             "listeners": arm.subscribers,
             "other_publishers": ", ".join(arm.rivals),
             "controller": f"{arm.controller}: {'not known' if arm.controller_state is None else arm.controller_state}",
+            "hardware": ", ".join(arm.hardware_down) or ("active" if self._manager.hardware else "not known"),
             "robot_mode": "not known" if arm.mode is None else arm.mode,
             "tracking_error_m": f"{error_m:.4f}",
             "tracking_error_rad": f"{error_rad:.4f}",

@@ -13,7 +13,7 @@ from diwa_conventions.parameters import declare
 from diwa_robot.drivers.crisp import CrispLimits, Input
 from diwa_robot.drivers.dialects import BASE_FRAMES, DIALECTS, FRANKA_ROS2, GRIPPERS, Dialect, dialect, in_namespace
 from diwa_robot.nodes.crisp_grippers import gripper_types
-from diwa_robot.nodes.crisp_robot import interface, recovery_type
+from diwa_robot.nodes.crisp_robot import interface, manager_types, recovery_type
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,12 @@ def declare_settings(node: Node) -> CrispSettings:
     follow_s = declare(node, "follow_s", 1.0, "how long the arm may not follow a new stream [s]", (0.2, 10.0))
     kind = declare(node, "gripper", "franka", f"how the gripper is told: {', '.join(GRIPPERS)}")
     hand = "gripper" if kind == "crisp" else spoken.gripper
-    recovers = declare(node, "recovery", True, "recover_arm asks the robot's error recovery (franka_msgs)")
+    recovers = declare(
+        node,
+        "recovery",
+        True,
+        "recover_arm recovers the robot and its controllers (franka_msgs, controller_manager_msgs)",
+    )
     settings = CrispSettings(
         dialect=spoken,
         namespace=namespace,
@@ -105,7 +110,7 @@ def declare_settings(node: Node) -> CrispSettings:
         state_topic=of.named("state_topic", spoken.state_topic, "mode and errors of the robot (franka_msgs)"),
         state_kind=_state_kind(node, spoken),
         recovery=node.resolve_service_name(in_namespace(namespace, spoken.recovery)),
-        recovery_kind=recovery_type(spoken) if recovers else None,
+        recovery_kind=_recovery_kind(spoken) if recovers else None,
         base_frames=tuple(declare(node, "base_frames", list(BASE_FRAMES), "frames that are the arm's base")),
         gripper=kind,
         gripper_types=gripper_types(kind, spoken),
@@ -126,6 +131,12 @@ def _state_kind(node: Node, spoken: Dialect) -> Any:
         return None
     path = f"franka_msgs/msg/{spoken.state_type}"
     return interface(path, "robot_state:=true", spoken.source, "say robot_state:=false")
+
+
+def _recovery_kind(spoken: Dialect) -> Any:
+    kind = recovery_type(spoken)
+    manager_types(spoken)
+    return kind
 
 
 def _check(node: Node, settings: CrispSettings) -> None:

@@ -1,4 +1,4 @@
-"""What the crisp driver asks of the robot besides motion: state, error recovery, whether the controller is active.
+"""What the crisp driver asks of the robot besides motion: state, error recovery, its controller manager.
 
 The interface packages are the robot's own and are imported when a feature that needs one is asked for.
 """
@@ -6,8 +6,9 @@ The interface packages are the robot's own and are imported when a feature that 
 from __future__ import annotations
 
 import importlib
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rclpy.action import ActionClient
@@ -21,6 +22,15 @@ from diwa_robot.drivers.dialects import Dialect
 
 NEWEST = QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 """For whatever the robot publishes: some of it is best effort, and best effort receives both."""
+
+_SILENT_S = 2.0
+"""A controller manager that has not answered for so long says nothing."""
+_SWITCH_S = 5
+"""How long it may take to switch controllers [s]."""
+_SUCCEEDED = 4
+"""action_msgs/GoalStatus.STATUS_SUCCEEDED."""
+_ACTIVE = 3
+"""lifecycle_msgs/State.PRIMARY_STATE_ACTIVE."""
 
 NO_ERROR = "No errors"
 """How multipanda's recovery says that there is nothing to recover from."""
@@ -115,40 +125,101 @@ class ErrorRecovery:
         if not goal.accepted:
             return "the goal was refused"
         result = await goal.get_result_async()
-        return "" if result.status == 4 else "the robot's automatic error recovery failed"  # 4: STATUS_SUCCEEDED
+        if result.status == _SUCCEEDED:
+            return ""
+        return "its automatic error recovery failed; is the user stop released? else unlock and look at it in Desk"
 
 
-class ControllerWatch:
-    """Asks the controller manager, where its interface package is here, whether the controller is active."""
+def manager_types(dialect: Dialect) -> None:
+    """UserError if the controller manager's interface package is not here: a recovery cannot do without."""
+    interface("controller_manager_msgs/srv/SwitchController", "recovery:=true", dialect.source, "say recovery:=false")
 
-    def __init__(self, node: Node, manager: str, controller: str) -> None:
+
+class ControllerManager:
+    """ros2_control's node: which controllers and hardware components are active, and switching them.
+
+    Without its interface package it says nothing: ``state`` is None.
+    """
+
+    def __init__(self, node: Node, manager: str, controller: str, joint_prefix: str) -> None:
         self.state: str | None = None
-        """"active", "inactive", ...; "" if it is not loaded; None if nobody answers."""
-        self._node, self._controller = node, controller
-        self._asked: Future | None = None
-        self._client: Any = None
+        """Of the controller: "active", "inactive", ...; "" if it is not loaded; None if nobody answers."""
+        self.hardware: dict[str, str] = {}
+        """State of each component that commands the arm's joints."""
+        self.broadcasters_down: tuple[str, ...] = ()
+        """Controllers that command nothing and are inactive."""
+        self.listed_s = -math.inf
+        """When it was asked for what is above."""
+        self._node, self._controller, self._joints = node, controller, f"{joint_prefix}_joint"
+        self._asked_s = -math.inf
+        self._answers: tuple[Future, Future] | None = None
+        self._clients: dict[str, Any] = {}
         try:
-            self._kind = importlib.import_module("controller_manager_msgs.srv").ListControllers
+            self._srv: Any = importlib.import_module("controller_manager_msgs.srv")
         except ImportError:
             return
-        self._client = node.create_client(self._kind, f"{manager}/list_controllers")
+        for name, kind in (
+            ("list_controllers", self._srv.ListControllers),
+            ("list_hardware_components", self._srv.ListHardwareComponents),
+            ("switch_controller", self._srv.SwitchController),
+            ("set_hardware_component_state", self._srv.SetHardwareComponentState),
+        ):
+            self._clients[name] = node.create_client(kind, f"{manager}/{name}")
 
     def close(self) -> None:
-        if self._client is not None:
-            self._node.destroy_client(self._client)
+        for client in self._clients.values():
+            self._node.destroy_client(client)
 
-    def ask(self) -> None:
-        """Ask again, unless an answer is due; regularly."""
-        if self._client is None:
+    def ask(self, now: float) -> None:
+        """Take the answers, if they are there, and ask again; regularly."""
+        if not self._clients:
             return
-        if not self._client.service_is_ready():
-            self.state, self._asked = None, None
-        elif self._asked is None or self._asked.done():
-            self._asked = self._client.call_async(self._kind.Request())
-            self._asked.add_done_callback(self._take)
+        if self._answers is not None and all(answer.done() for answer in self._answers):
+            self._take(*(answer.result() for answer in self._answers))
+            self.listed_s, self._answers = self._asked_s, None
+        clients = self._clients["list_controllers"], self._clients["list_hardware_components"]
+        if not all(client.service_is_ready() for client in clients) or now - self.listed_s > _SILENT_S:
+            self.state, self.hardware, self.broadcasters_down = None, {}, ()
+        if self._answers is None or now - self._asked_s > _SILENT_S:
+            self._asked_s = now
+            self._answers = (
+                clients[0].call_async(self._srv.ListControllers.Request()),
+                clients[1].call_async(self._srv.ListHardwareComponents.Request()),
+            )
 
-    def _take(self, future: Future) -> None:
-        answer = future.result()
-        if answer is not None:
-            states = {one.name: one.state for one in answer.controller}
-            self.state = states.get(self._controller, "")
+    def _take(self, controllers: Any, components: Any) -> None:
+        states = {one.name: one.state for one in controllers.controller}
+        self.state = states.get(self._controller, "")
+        self.broadcasters_down = tuple(
+            one.name
+            for one in controllers.controller
+            if one.state == "inactive" and not one.required_command_interfaces and one.name != self._controller
+        )
+        self.hardware = {
+            one.name: one.state.label
+            for one in components.component
+            if any(interface.name.startswith(self._joints) for interface in one.command_interfaces)
+        }
+
+    async def switch(self, activate: Sequence[str] = (), deactivate: Sequence[str] = (), strict: bool = True) -> str:
+        """Activate and deactivate controllers; "" or why it did not. Not strict: as many as it can."""
+        kind = self._srv.SwitchController
+        request = kind.Request(activate_controllers=list(activate), deactivate_controllers=list(deactivate))
+        request.strictness = kind.Request.STRICT if strict else kind.Request.BEST_EFFORT
+        request.activate_asap, request.timeout.sec = True, _SWITCH_S
+        answer = await self._clients["switch_controller"].call_async(request)
+        if answer.ok:
+            return ""
+        names = ", ".join([*activate, *deactivate])
+        return getattr(answer, "message", "") or f"the controller manager refused to switch {names}; see its log"
+
+    async def activate_hardware(self) -> str:
+        """Activate the arm's components that are not active; "" or why it did not."""
+        kind = self._srv.SetHardwareComponentState
+        for name in [name for name, state in self.hardware.items() if state != "active"]:
+            request = kind.Request(name=name)
+            request.target_state.id, request.target_state.label = _ACTIVE, "active"
+            answer = await self._clients["set_hardware_component_state"].call_async(request)
+            if not answer.ok:
+                return f"{name} stays {answer.state.label or 'as it was'}; see the log of the robot's bring-up"
+        return ""
