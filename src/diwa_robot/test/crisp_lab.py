@@ -169,6 +169,10 @@ class CrispLab:
 
         self.until(there, "the way")
 
+    def refused(self, kind: str) -> int:
+        """How many targets the driver has refused for that reason."""
+        return int(self.values().get(f"refused: {kind}", 0))
+
     def values(self) -> dict[str, str]:
         """Of the driver's diagnostics."""
         return {item.key: item.value for item in self.next(topics.DIAGNOSTICS).status[0].values}
