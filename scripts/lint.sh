@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# ruff check, ruff format --check and mypy over the workspace, or over one package: lint.sh [PACKAGE]
+# ruff check, ruff format --check and mypy over the workspace, or over the packages named: lint.sh [PACKAGE...]
 # Every check runs even if one before it failed. With DIWA_LINT_RESULTS=file, writes a line "check ok|failed" for each.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/packages.sh
+tools=${VIRTUAL_ENV:-.venv}/bin
 results=${DIWA_LINT_RESULTS:-/dev/null}
 status=0
 
@@ -32,11 +33,11 @@ mypy_path() {
 
 main() {
     local folders=(.)
-    if [ -n "${1:-}" ]; then folders=("src/$1"); fi
-    check "ruff check" .venv/bin/ruff check --quiet --output-format concise "${folders[@]}"
-    check "ruff format" .venv/bin/ruff format --check --quiet --output-format concise "${folders[@]}"
+    if [ $# -gt 0 ]; then folders=("${@/#/src/}"); fi
+    check "ruff check" "$tools/ruff" check --quiet --output-format concise "${folders[@]}"
+    check "ruff format" "$tools/ruff" format --check --quiet --output-format concise "${folders[@]}"
     # shellcheck disable=SC2046  # one folder a word
-    MYPYPATH=$(mypy_path) check mypy .venv/bin/mypy $(modules "$@")
+    MYPYPATH=$(mypy_path) check mypy "$tools/mypy" $(modules "$@")
     return $status
 }
 

@@ -1,5 +1,5 @@
 # Environment in which the chosen ROS 2 works, without this workspace's own packages. Sourced by scripts/*.sh and env.sh
-# (bash and zsh), with diwa_root and diwa_ros ("wheels ..." or "system ...") set.
+# (bash and zsh), with diwa_root set, and diwa_ros and diwa_home as ros_choice.sh sets them.
 
 # $1, a list of folders with colons between, without $2 and what lies below it
 diwa_without() {
@@ -10,8 +10,10 @@ diwa_without() {
 diwa_ros_environment() {
     export DIWA_ROS="${diwa_ros%% *}"
     # CMake looks for Python here first.
-    export VIRTUAL_ENV="$diwa_root/.venv"
-    PATH="$VIRTUAL_ENV/bin:$(diwa_without "$PATH" "$VIRTUAL_ENV")"
+    export VIRTUAL_ENV="$diwa_home/.venv"
+    # Neither this environment twice nor the one of another release.
+    PATH=$(diwa_without "$(diwa_without "$PATH" "$diwa_root/.venv")" "$diwa_root/.jazzy")
+    PATH="$VIRTUAL_ENV/bin:$(diwa_without "$PATH" "$diwa_root/install")"
     export PATH
     if [ "$DIWA_ROS" = wheels ]; then
         diwa_wheels_environment
@@ -24,7 +26,8 @@ diwa_wheels_environment() {
     # A ROS 2 install that was sourced before would shadow the wheels.
     unset PYTHONPATH COLCON_PREFIX_PATH
     export AMENT_PREFIX_PATH="$VIRTUAL_ENV" CMAKE_PREFIX_PATH="$VIRTUAL_ENV"
-    export ROS_DISTRO=kilted ROS_VERSION=2 ROS_PYTHON_VERSION=3
+    export DIWA_WHEELS="${diwa_ros#wheels }"
+    export ROS_DISTRO="$DIWA_WHEELS" ROS_VERSION=2 ROS_PYTHON_VERSION=3
     LD_LIBRARY_PATH=$(diwa_without "${LD_LIBRARY_PATH:-}" "$diwa_root")
     for _diwa_dir in "$VIRTUAL_ENV"/lib/python3.*/site-packages/ros_*.libs "$VIRTUAL_ENV/lib"; do
         LD_LIBRARY_PATH="$_diwa_dir${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
@@ -38,6 +41,7 @@ diwa_wheels_environment() {
 
 # The sourced ROS 2 install as it is, less what this workspace added to the shell before.
 diwa_system_environment() {
+    unset DIWA_WHEELS
     PYTHONPATH=$(diwa_without "${PYTHONPATH:-}" "$diwa_root/install")
     LD_LIBRARY_PATH=$(diwa_without "${LD_LIBRARY_PATH:-}" "$diwa_root/install")
     AMENT_PREFIX_PATH=$(diwa_without "${AMENT_PREFIX_PATH:-}" "$diwa_root/install")

