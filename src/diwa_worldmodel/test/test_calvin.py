@@ -10,6 +10,7 @@ from diwa_conventions.actions import ActionScale, Pose, difference, euler_to_mat
 from diwa_conventions.errors import UserError
 from diwa_worldmodel.dataset import calvin
 from diwa_worldmodel.dataset.config import DataSetConfig
+from diwa_worldmodel.dataset.plausible import GripperOptions
 from diwa_worldmodel.dataset.records import Annotation, Episode
 from diwa_worldmodel.dataset.store import create_data_set
 
@@ -195,3 +196,58 @@ def test_actions_of_a_true_slice_agree_with_its_rel_actions_merged_by_four(tmp_p
             merged = difference(*poses, data_set.config.scale)
             np.testing.assert_allclose(action[episode.start + i, :6], merged, atol=1e-6)
             assert action[episode.start + i, 6] == relative[3, 6]
+
+
+# Inputs that others have
+
+
+def test_annotations_in_any_folder_of_a_language_model_are_found(tmp_path, data_set):
+    split = make_split(tmp_path / "training")
+    (split / "lang_annotations").rename(split / "lang_paraphrase-MiniLM-L3-v2")
+    recording = calvin.import_calvin(split, data_set)
+    assert [one.skill for one in recording.annotations] == ["turn-on-LED"]
+    assert "annotations come from lang_paraphrase-MiniLM-L3-v2" in recording.statistics.warnings
+
+
+def test_of_several_annotation_folders_calvins_own_is_used_and_the_import_says_so(tmp_path, data_set):
+    split = make_split(tmp_path / "training")
+    other = make_split(tmp_path / "other", windows=((1, 5, "open_drawer"), (1, 9, "turn_on_led")))
+    shutil.copytree(other / "lang_annotations", split / "lang_BERT")
+    recording = calvin.import_calvin(split, data_set)
+    assert [one.skill for one in recording.annotations] == ["turn-on-LED"]
+    assert "lang_BERT has 2 other annotations, which are not used" in recording.statistics.warnings
+
+
+def test_a_split_without_annotations_says_so(tmp_path, data_set):
+    split = make_split(tmp_path / "training")
+    shutil.rmtree(split / "lang_annotations")
+    assert any("has no annotations" in line for line in calvin.import_calvin(split, data_set).statistics.warnings)
+
+
+def test_missing_segments_are_named_with_what_to_do(tmp_path, data_set):
+    split = make_split(tmp_path / "training")
+    (split / calvin.SEGMENTS).unlink()
+    assert calvin.is_calvin(split)
+    with pytest.raises(UserError, match="has no ep_start_end_ids.npy beside its 31 frames.*copy it from the data set"):
+        calvin.import_calvin(split, data_set)
+
+
+def test_annotations_outside_of_the_segments_are_named(tmp_path, data_set):
+    windows = ((1, 9, "turn_on_led"), (22, 25, "open_drawer"))
+    recording = calvin.import_calvin(make_split(tmp_path / "training", windows=windows), data_set)
+    (left_out,) = recording.statistics.marks_left_out
+    assert left_out.skill == "open-drawer" and "ends at frame 25, outside of all segments" in left_out.reason
+
+
+def test_gripper_commands_of_zero_to_one_are_refused_and_read_by_an_option(tmp_path, data_set):
+    split = make_split(tmp_path / "training")
+    for file in split.glob("episode_*.npz"):
+        frame = dict(np.load(file))
+        frame["actions"][6] = frame["actions"][6] > 0
+        frame["robot_obs"][14] = frame["robot_obs"][14] > 0
+        np.savez(file, **frame)
+    with pytest.raises(UserError, match="a fraction from 0 to 1: say --gripper-threshold 0.5"):
+        calvin.import_calvin(split, data_set)
+    recording = calvin.import_calvin(split, data_set, gripper=GripperOptions(0.5))
+    assert recording.action[:, 6].tolist() == [1.0, 1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0]
+    assert recording.source.options == {"gripper_threshold": "0.5"}

@@ -18,6 +18,7 @@ from diwa_conventions.errors import UserError
 from diwa_worldmodel.dataset.bag_topics import BagOptions
 from diwa_worldmodel.dataset.bags import import_bag
 from diwa_worldmodel.dataset.config import DataSetConfig
+from diwa_worldmodel.dataset.plausible import GripperOptions
 from diwa_worldmodel.dataset.store import DataSet, Recording, create_data_set
 
 
@@ -411,3 +412,69 @@ def test_of_one_finger_the_width_is_twice_its_position_and_the_import_says_so(im
 def test_a_hand_without_a_width_is_refused_by_the_names_of_its_joints(imported, names):
     with pytest.raises(UserError, match=f"name {', '.join(names)}, and no width follows"):
         imported(with_fingers(names))
+
+
+# Numbers that cannot be right
+
+
+def test_gripper_commands_of_zero_to_one_are_refused_and_read_by_an_option(tmp_path, data_set):
+    made = changed(items(2.0), topics.GRIPPER_COMMAND, lambda i, item: replace(item, values={"command": float(i < 30)}))
+    bag = write_bag(tmp_path / "bag", made)
+    with pytest.raises(UserError, match="gripper_command: .*a fraction from 0 to 1: say --gripper-threshold 0.5"):
+        import_bag(bag, data_set)
+    recording = import_bag(bag, data_set, options=BagOptions(gripper=GripperOptions(0.5)))
+    assert recording.action[:, 6].tolist() == [1.0] * 7 + [-1.0] * 8
+    assert recording.source.options == {"gripper_threshold": "0.5"}
+
+
+def test_gripper_commands_against_the_hand_are_refused_and_read_by_an_option(tmp_path, data_set):
+    made = [
+        replace(item, values={**item.values, "width_m": 0.01 + 0.07 * (item.log_ns - START_NS > 2 * NS)})
+        if item.topic is topics.JOINT_STATES
+        else item
+        for item in items(4.0)
+    ]
+    bag = write_bag(tmp_path / "bag", made)
+    with pytest.raises(UserError, match="80 mm wide while it is told to close.*say --gripper-inverted"):
+        import_bag(bag, data_set)
+    assert import_bag(bag, data_set, options=BagOptions(gripper=GripperOptions(inverted=True))).action[0, 6] == -1.0
+
+
+def test_poses_and_widths_of_another_unit_are_refused_and_read_by_an_option(tmp_path, data_set):
+    def other(item):
+        values = dict(item.values)
+        if item.topic in (topics.CURRENT_POSE, topics.TARGET_POSE):
+            values["position"] = 1000 * np.asarray(values["position"])
+        if item.topic is topics.JOINT_STATES:
+            values["width_m"] = 40.0
+        return replace(item, values=values)
+
+    bag = write_bag(tmp_path / "bag", map(other, items(2.0)))
+    with pytest.raises(UserError, match="millimetres: say --position-scale 0.001"):
+        import_bag(bag, data_set)
+    with pytest.raises(UserError, match="millimetres: say --width-scale 0.001"):
+        import_bag(bag, data_set, options=BagOptions(position_scale=0.001))
+    recording = import_bag(bag, data_set, options=BagOptions(position_scale=0.001, width_scale=0.001))
+    np.testing.assert_allclose(recording.action[:-1, :6], np.tile(step_action(), (14, 1)), atol=1e-6)
+    np.testing.assert_allclose(recording.proprio[:, 9], 0.04, atol=1e-6)
+
+
+def test_quaternions_with_the_scalar_first_are_refused_and_read_by_an_option(tmp_path, data_set):
+    def turned(item, roll):
+        at_s = (item.stamp_ns - START_NS) / NS
+        half = 0.5 * (1.0 + at_s)  # of a turn about the vertical, on a tool that points down
+        quaternion = np.roll([np.cos(half), np.sin(half), 0.0, 0.0], roll)
+        return replace(item, values={**item.values, "quaternion": quaternion})
+
+    def bag(name, roll):
+        poses = (topics.CURRENT_POSE, topics.TARGET_POSE)
+        made = [turned(item, roll) if item.topic in poses else item for item in items(2.0)]
+        return write_bag(tmp_path / name, made)
+
+    right = import_bag(bag("right", 0), data_set)
+    wrong = bag("wrong", 1)
+    with pytest.raises(UserError, match="scalar comes first .w x y z.: say --quaternion wxyz"):
+        import_bag(wrong, data_set)
+    found = import_bag(wrong, data_set, options=BagOptions(quaternion="wxyz"))
+    np.testing.assert_allclose(found.action[:], right.action[:], atol=1e-6)
+    np.testing.assert_allclose(found.proprio[:], right.proprio[:], atol=1e-6)

@@ -41,6 +41,12 @@ def caches_in_a_folder_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> N
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
+def _proprio(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(count, 10) positions and widths that an arm can have; the rotations are any numbers."""
+    columns = (rng.uniform(-0.6, 0.6, (count, 3)), rng.normal(size=(count, 6)), rng.uniform(0.0, 0.08, (count, 1)))
+    return np.concatenate(columns, axis=1).astype(np.float32)
+
+
 def add(
     data_set: DataSet, name: str, lengths: tuple[int, ...], marks: tuple[Annotation, ...] = (), scene: bool = True
 ) -> None:
@@ -51,7 +57,7 @@ def add(
         writer.append(
             rng.integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8),
             rng.integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8),
-            rng.normal(size=(count, 10)).astype(np.float32),
+            _proprio(rng, count),
             np.concatenate([rng.uniform(-1, 1, (count, 6)), rng.choice([-1.0, 1.0], (count, 1))], axis=1),
             1_700_000_000_123_456_789 + np.arange(count) * 133_333_333,
             states,

@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from diwa_conventions.actions import ActionScale, Pose, integrate
 from diwa_conventions.errors import UserError
 from diwa_worldmodel.dataset.config import DataSetConfig
+from diwa_worldmodel.dataset.lerobot_images import VideoFrame, video_images
 from diwa_worldmodel.dataset.lerobot_import import import_lerobot
 from diwa_worldmodel.dataset.lerobot_layout import Info, LeRobotLayout, check_keys, read_info
 from diwa_worldmodel.dataset.lerobot_steps import StepMaker
@@ -377,3 +378,102 @@ def test_the_options_are_part_of_the_provenance(folder: LeRobotFolder, tmp_path:
     source = imported(folder, tmp_path).source
     assert (source.kind, source.name) == ("lerobot", "foreign")
     assert json.loads(json.dumps(source.options)) == {"delta_translation_m": "1.0", "delta_rotation_rad": "1.0"}
+
+
+# Inputs that others have
+
+
+def absolute(folder: LeRobotFolder) -> LeRobotFolder:
+    """Actions are poses, close to the measured ones."""
+    folder.action = np.concatenate([folder.state[:, :6] + 0.001, folder.action[:, 6:]], axis=1)
+    folder.action_names = [*folder.state_names[:6], "gripper"]
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("closed", "opened", "words"),
+    [(0.0, 1.0, "a fraction from 0 to 1"), (0.0, 0.08, "a width in metres"), (0.0, 80.0, "a width in millimetres")],
+)
+def test_gripper_commands_of_another_scale_are_refused_and_read_by_an_option(
+    folder: LeRobotFolder, tmp_path: Path, closed: float, opened: float, words: str
+) -> None:
+    signs = folder.action[:, 6].copy()
+    absolute(folder).action[:, 6] = np.where(signs > 0, opened, closed)
+    with pytest.raises(UserError, match=f"{words}: say --lerobot.gripper-threshold {opened / 2:g}"):
+        imported(folder, tmp_path, actions="absolute")
+    recording = imported(folder.root, tmp_path / "again", actions="absolute", gripper_threshold=opened / 2)
+    np.testing.assert_array_equal(recording.action[:4, 6], signs[[3, 7, 11, 15]])
+
+
+@pytest.mark.parametrize(
+    ("column", "factor", "words", "options"),
+    [
+        (slice(0, 3), 1000.0, "millimetres: say --lerobot.position-scale 0.001", {"position_scale": 0.001}),
+        (slice(3, 6), 180 / np.pi, "looks like degrees: say --lerobot.angles deg", {"angles": "deg"}),
+        (slice(6, 7), 1000.0, "millimetres: say --lerobot.width-scale 0.001", {"width_scale": 0.001}),
+    ],
+)
+def test_states_of_another_unit_are_refused_and_read_by_an_option(
+    folder: LeRobotFolder, tmp_path: Path, column: slice, factor: float, words: str, options: dict[str, Any]
+) -> None:
+    right = imported(absolute(folder), tmp_path / "right", actions="absolute")
+    other = absolute(LeRobotFolder(tmp_path / "other"))
+    other.state[:, column] *= factor
+    if column.start < 6:
+        other.action[:, column] *= factor
+    if column.start == 3:
+        other.state[0, 3] += 720.0  # degrees of a turn, so that there is one beyond what radians reach
+    with pytest.raises(UserError, match=words):
+        imported(other, tmp_path / "wrong", actions="absolute")
+    found = imported(other.root, tmp_path / "again", actions="absolute", **options)
+    np.testing.assert_allclose(found.proprio[:], right.proprio[:], atol=1e-5)
+    np.testing.assert_allclose(found.action[:], right.action[:], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data/chunk_index": [0.0, 0.0], "data/file_index": [0.0, 0.0], "length": [17.0, 9.0]}, ""),
+        ({"data/file_index": [0.0, float("nan")]}, "episode 1 has data/file_index nan in meta/episodes"),
+        ({"length": [17.0, None]}, "episode 1 has length nan|episode 1 has length None"),
+        ({"episode_index": [0.0, 0.5]}, "has episode_index 0.5"),
+    ],
+)
+def test_whole_numbers_stored_as_floats_are_read_and_others_named(
+    folder: LeRobotFolder, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    import pyarrow.parquet as parquet
+
+    root = folder.write()
+    (file,) = (root / "meta" / "episodes").glob("*/*.parquet")
+    table = parquet.read_table(file)
+    for name, values in change.items():
+        table = table.set_column(table.column_names.index(name), name, [values])
+    parquet.write_table(table, file)
+    if words:
+        with pytest.raises(UserError, match=words):
+            imported(root, tmp_path)
+    else:
+        assert imported(root, tmp_path).episodes == (Episode(0, 5), Episode(5, 3))
+
+
+def test_of_film_frames_the_nearest_one_is_taken(tmp_path: Path) -> None:
+    """Stamps are 0.4 of a period off, to either side."""
+    from fractions import Fraction
+
+    import av
+
+    for shift in (-0.4, 0.4):
+        file = tmp_path / f"film{shift}.mp4"
+        with av.open(str(file), "w") as film:
+            stream = film.add_stream("libx264", rate=30, options={"crf": "0", "bf": "0"})
+            stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv444p"
+            stream.time_base = stream.codec_context.time_base = Fraction(1, 300)
+            for number in range(20):
+                picture = av.VideoFrame.from_ndarray(np.full((16, 16, 3), 10 * number, np.uint8), format="rgb24")
+                picture.pts, picture.time_base = round(10 * (number + 1 + shift)), Fraction(1, 300)
+                film.mux(stream.encode(picture))
+            film.mux(stream.encode())
+        moments = [VideoFrame(file, (number + 1) / 30) for number in (2, 3, 7, 15)]
+        found = [round(float(image.mean()) / 10) for image in video_images(moments, 30.0)]
+        assert found == [2, 3, 7, 15], shift

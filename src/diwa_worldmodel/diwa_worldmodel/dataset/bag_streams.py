@@ -13,7 +13,7 @@ from diwa_conventions.actions import FloatArray, Pose, matrix_to_euler
 from diwa_conventions.bags.reader import Bag, RawMessage
 from diwa_conventions.errors import UserError
 from diwa_conventions.topics import FINGER_JOINTS
-from diwa_worldmodel.dataset import cdr, message_fields
+from diwa_worldmodel.dataset import cdr, message_fields, plausible
 from diwa_worldmodel.dataset.bag_topics import COMPRESSED_TYPE, BagOptions, BagTopics
 from diwa_worldmodel.dataset.clock_steps import Clock, IntArray, LogStep, log_step_of
 from diwa_worldmodel.dataset.message_fields import FieldReader, Image
@@ -134,6 +134,8 @@ class BagStreams:
     marks: tuple[Mark, ...]
     warnings: tuple[str, ...]
     end: PartEnd
+    gripper_commands: FloatArray
+    """(N,) as they were recorded, those that can be used."""
 
     @property
     def reports(self) -> tuple[TopicReport, ...]:
@@ -199,13 +201,15 @@ def read_streams(
     warnings += [line for column in columns.values() for line in _complaints(column)]
     warnings += _about_fingers(fingers, columns["joint_states"].topic)
     warnings += extras.warnings()
-    streams = _streams(columns, ordered, scene)
+    streams = _streams(columns, ordered, scene, options)
+    warnings += _check_numbers(streams, topics)
     marks = tuple(_at_time_of_frames(mark, ordered, by_log) for mark in extras.marks)
     end = PartEnd(
         {role: last for role in _COMMANDS if (last := columns[role].last()) is not None},
         {topic.report.topic: topic.clock for topic in clocks.values()},
     )
-    return BagStreams(streams, ordered, scene.values, marks, tuple(warnings), end)
+    commands = columns["gripper_command"].values(ordered["gripper_command"].kept)[:, 0]
+    return BagStreams(streams, ordered, scene.values, marks, tuple(warnings), end, commands)
 
 
 def _column(bag: Bag, role: Role, topics: BagTopics, fingers: cdr.FingerWidth) -> Column:
@@ -263,26 +267,39 @@ def _about_fingers(fingers: cdr.FingerWidth, topic: str) -> list[str]:
     return [f"{topic}: 1 finger joint ({fingers.joints[0]}), expected 2: the width is taken as twice its position"]
 
 
-def _streams(columns: dict[Role, Column], ordered: dict[Role, Ordered], scene: _Scene) -> Streams:
+def _check_numbers(streams: Streams, topics: BagTopics) -> list[str]:
+    """UserError for numbers that cannot be right; remarks."""
+    for role, poses in (("current_pose", streams.pose), ("target_pose", streams.target)):
+        name = topics.roles[role].name  # type: ignore[index]
+        plausible.check_positions(poses.values[:, :3], name)
+        plausible.check_quaternions(poses.values[:, 3:], name, "--quaternion wxyz")
+    return plausible.check_widths(streams.width.values, topics.roles["joint_states"].name)
+
+
+def _streams(columns: dict[Role, Column], ordered: dict[Role, Ordered], scene: _Scene, options: BagOptions) -> Streams:
     def images(role: Role) -> Images:
         sizes = columns[role].values(ordered[role].kept)[:, 0]
         usable = np.isfinite(sizes)
         return Images(ordered[role].stamps_ns, usable, np.where(usable, sizes, -1.0).astype(np.int64))
 
     def poses(role: Role) -> Poses:
-        return Poses(ordered[role].stamps_ns, columns[role].values(ordered[role].kept))
+        values = columns[role].values(ordered[role].kept).copy()
+        values[:, :3] *= options.position_scale
+        if options.quaternion == "wxyz":
+            values[:, 3:] = np.roll(values[:, 3:], -1, axis=1)
+        return Poses(ordered[role].stamps_ns, values)
 
-    def numbers(role: Role) -> Numbers:
-        return Numbers(ordered[role].stamps_ns, columns[role].values(ordered[role].kept)[:, 0])
+    def numbers(role: Role, convert: Callable[[FloatArray], FloatArray]) -> Numbers:
+        return Numbers(ordered[role].stamps_ns, convert(columns[role].values(ordered[role].kept)[:, 0]))
 
     clocks = [*ordered.values(), scene.ordered]
     return Streams(
         static=images("static_image"),
         gripper=images("gripper_image"),
         pose=poses("current_pose"),
-        width=numbers("joint_states"),
+        width=numbers("joint_states", lambda widths: widths * options.width_scale),
         target=poses("target_pose"),
-        gripper_command=numbers("gripper_command"),
+        gripper_command=numbers("gripper_command", options.gripper.signs),
         scene_episode=scene.episode,
         clock_steps_ns=tuple(sorted(at_ns for topic in clocks for at_ns, _ in topic.steps)),
     )

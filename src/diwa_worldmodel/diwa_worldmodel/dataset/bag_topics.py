@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -11,6 +12,7 @@ from diwa_conventions.bags.definitions import full_name
 from diwa_conventions.bags.reader import Bag, BagTopic
 from diwa_conventions.errors import UserError, unknown
 from diwa_conventions.images import ENCODINGS
+from diwa_worldmodel.dataset.plausible import GripperOptions
 from diwa_worldmodel.dataset.records import Role
 
 COMPRESSED = "/compressed"
@@ -30,6 +32,7 @@ EXTRAS = (topics.SCENE_STATE, topics.ANNOTATION)
 """These are used if they are there."""
 
 Clock = Literal["stamp", "log"]
+QuaternionOrder = Literal["xyzw", "wxyz"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,13 @@ class BagOptions:
     """``log``: align by the times of arrival instead of the stamps."""
     encoding: Mapping[str, str] = field(default_factory=dict)
     """From our name of an image topic to what its 8UC1, 8UC3 or 8UC4 holds, e.g. ``bgr8``."""
+    gripper: GripperOptions = GripperOptions()
+    width_scale: float = 1.0
+    """Positions of the finger joints times this are metres."""
+    position_scale: float = 1.0
+    """Positions of poses times this are metres."""
+    quaternion: QuaternionOrder = "xyzw"
+    """What the fields x, y, z, w of the poses hold; ``wxyz`` for a driver that fills them in that order."""
 
     def __post_init__(self) -> None:
         names = [topic.name for topic in (*ROLES.values(), *EXTRAS)]
@@ -56,6 +66,12 @@ class BagOptions:
                 raise unknown("image topic", name, images)
             if encoding not in ENCODINGS:
                 raise unknown("image encoding", encoding, ENCODINGS)
+        for name in ("width_scale", "position_scale"):
+            scale = getattr(self, name)
+            if not (math.isfinite(scale) and scale > 0.0):
+                raise UserError(f"{name} is {scale!r}; expected a number above 0")
+        if self.quaternion not in get_args(QuaternionOrder):
+            raise unknown("order of quaternions", self.quaternion, get_args(QuaternionOrder))
         if self.clock not in get_args(Clock):
             raise unknown("clock", self.clock, get_args(Clock))
 
@@ -64,6 +80,10 @@ class BagOptions:
         options = {f"remap {name}": value for name, value in sorted(self.remap.items())}
         if self.namespace:
             options["namespace"] = self.namespace
+        options |= self.gripper.to_json()
+        for name, default in (("width_scale", 1.0), ("position_scale", 1.0), ("quaternion", "xyzw")):
+            if getattr(self, name) != default:
+                options[name] = str(getattr(self, name))
         options |= {f"encoding {name}": value for name, value in sorted(self.encoding.items())}
         if self.clock != "stamp":
             options["clock"] = self.clock

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from diwa_conventions.actions import FloatArray
 from diwa_conventions.bags.reader import Bag, RawMessage
 from diwa_conventions.bags.sections import Section, parts, sections
 from diwa_conventions.errors import UserError
 from diwa_conventions.images import SquareImages
+from diwa_worldmodel.dataset import plausible
 from diwa_worldmodel.dataset.bag_clocks import ClockReport
 from diwa_worldmodel.dataset.bag_images import ImagePairs
 from diwa_worldmodel.dataset.bag_statistics import skew_histogram, total
@@ -130,7 +132,7 @@ class _BagImport:
         bad = sum(map(len, self._bad))
         statistics: list[Statistics] = []
         written = [_Written() for _ in self._sections]
-        clocks = ClockReport(self._sections)
+        clocks, gripper = ClockReport(self._sections), _Gripper()
         scene_names = SCENE_STATE_NAMES if self._topics.scene_state else ()
         with self._data_set.add_recording(self._source, scene_names) as writer:
             part = Part()
@@ -146,6 +148,9 @@ class _BagImport:
                 here.marks += found.marks
                 begin_ns = self._begin_ns(stretch.section, found)
                 clocks.add(stretch.section, begin_ns, found, frames)
+                gripper.add(found, frames)
+                if number == len(self._parts) - 1:
+                    gripper.check(self._options, self._topics.roles["gripper_command"].name)
                 statistics.append(self._write_part(number, part, found, frames, writer, begin_ns))
                 part = replace(part, before=found.end)
             if sum(map(len, self._bad)) > bad:
@@ -221,6 +226,25 @@ class _BagImport:
             uneven_steps=frames.uneven_steps,
             warnings=found.warnings,
         )
+
+
+@dataclass
+class _Gripper:
+    """What the gripper was told, and how wide it was, over all parts."""
+
+    commands: list[FloatArray] = field(default_factory=list)
+    signs: list[FloatArray] = field(default_factory=list)
+    widths_m: list[FloatArray] = field(default_factory=list)
+
+    def add(self, found: BagStreams, frames: Plan) -> None:
+        self.commands.append(found.gripper_commands)
+        self.signs.append(found.streams.gripper_command.values[frames.gripper_command])
+        self.widths_m.append(found.streams.width.values[frames.width])
+
+    def check(self, options: BagOptions, topic: str) -> None:
+        """UserError for commands that cannot mean what they are taken for."""
+        plausible.check_gripper_commands(np.concatenate(self.commands), options.gripper.threshold, topic)
+        plausible.check_gripper_sense(np.concatenate(self.signs), np.concatenate(self.widths_m), topic)
 
 
 def _longest(stretches: Sequence[tuple[int, int, str]], begin_ns: float) -> tuple[Stretch, ...]:

@@ -23,13 +23,17 @@ from diwa_conventions.actions import FRAMES_PER_STEP, RECORD_RATE_HZ, FloatArray
 from diwa_conventions.errors import UserError
 from diwa_conventions.images import SquareImages
 from diwa_conventions.tasks import TASKS
-from diwa_worldmodel.dataset.records import Annotation, Episode, Source, Statistics
+from diwa_worldmodel.dataset import plausible
+from diwa_worldmodel.dataset.plausible import GripperOptions
+from diwa_worldmodel.dataset.records import Annotation, Episode, MarkLeftOut, Source, Statistics
 from diwa_worldmodel.dataset.restricted_pickle import load_annotation_file
 from diwa_worldmodel.dataset.steps import commanded_actions, proprioception
 from diwa_worldmodel.dataset.store import DataSet, Progress, Recording
 
 SEGMENTS = "ep_start_end_ids.npy"
-ANNOTATIONS = Path("lang_annotations", "auto_lang_ann.npy")
+ANNOTATIONS = "auto_lang_ann.npy"
+ANNOTATION_FOLDER = "lang_annotations"
+"""Where CALVIN has them; others begin with ``lang_`` too and end in the name of a language model."""
 SCENE_STATE_NAMES = (
     *("slider_m", "drawer_m", "button_m", "switch_m", "lightbulb", "led"),
     *(
@@ -52,33 +56,44 @@ _WIDTH, _GRIPPER_ACTION = 6, 14
 
 
 def is_calvin(path: Path) -> bool:
-    """Whether a folder is a CALVIN split."""
-    return (path / SEGMENTS).is_file()
+    """Whether a folder is a CALVIN split, or lacks nothing but its SEGMENTS."""
+    return (path / SEGMENTS).is_file() or next(path.glob("episode_*.npz"), None) is not None
 
 
-def import_calvin(path: Path, data_set: DataSet, progress: Progress = lambda done, total: None) -> Recording:
+def import_calvin(
+    path: Path,
+    data_set: DataSet,
+    progress: Progress = lambda done, total: None,
+    gripper: GripperOptions | None = None,
+) -> Recording:
     """Write the recording of a split folder, or return the one that is there already.
 
     UserError, naming the file, for missing frames and for keys, shapes and types that are not CALVIN's.
     """
+    gripper = gripper or GripperOptions()
     segments = read_segments(path)
-    source = _source(path, segments)
+    source = _source(path, segments, gripper)
     already = data_set.find(source)
     if already is not None:
         return already
     frames = _Frames(path, segments)
     commands, measured, scene = frames.read_numbers(partial(_part, progress, 0, 300))
     grips, widths = frames.gripper_commands, measured[:, _WIDTH]
-    action, saturated = commanded_actions(commands, grips, frames.episodes, data_set.config.scale)
+    plausible.check_gripper_commands(grips, gripper.threshold, path.name)
+    signs = gripper.signs(grips)
+    plausible.check_gripper_sense(signs, widths, path.name)
+    remarks = plausible.check_widths(widths, path.name)
+    action, saturated = commanded_actions(commands, signs, frames.episodes, data_set.config.scale)
     proprio = proprioception([_pose(row) for row in measured], widths)
     stamps = np.array([round(number / RECORD_RATE_HZ * 1e9) for number in frames.numbers], dtype=np.int64)
-    marks, outside = place_annotations(read_annotations(path), segments, frames.episode_of)
+    windows, about = read_annotations(path)
+    marks, outside = place_annotations(windows, segments, frames.episode_of)
     square = SquareImages(data_set.config.image_size_px, data_set.config.fit)
     with data_set.add_recording(source, SCENE_STATE_NAMES) as writer:
         for begin in range(0, len(frames.numbers), _BLOCK_FRAMES):
             block = slice(begin, begin + _BLOCK_FRAMES)
-            static, gripper = frames.read_images(block, square)
-            writer.append(static, gripper, proprio[block], action[block], stamps[block], scene[block])
+            images = frames.read_images(block, square)
+            writer.append(*images, proprio[block], action[block], stamps[block], scene[block])
             _part(progress, 300, 1000, min(begin + _BLOCK_FRAMES, len(stamps)), len(stamps))
         statistics = Statistics(
             duration_s=sum(last - first + 1 for first, last in segments) / RECORD_RATE_HZ,
@@ -86,7 +101,9 @@ def import_calvin(path: Path, data_set: DataSet, progress: Progress = lambda don
             episode_ends={**Statistics().episode_ends, "end": len(frames.episodes)},
             steps=sum(episode.length - 1 for episode in frames.episodes),
             saturated=saturated,
-            annotations_left_out=outside,
+            annotations_left_out=len(outside),
+            marks_left_out=tuple(outside),
+            warnings=(*about, *remarks),
         )
         writer.finish(frames.episodes, marks, statistics)
     recording = data_set.find(source)
@@ -102,7 +119,11 @@ def read_segments(path: Path) -> list[tuple[int, int]]:
     """First and last frame number (inclusive) of each segment. UserError for a file that says something else."""
     file = path / SEGMENTS
     if not file.is_file():
-        raise UserError(f"{path} has no {SEGMENTS}; expected a CALVIN split folder such as training or validation")
+        frames = sum(1 for _ in path.glob("episode_*.npz"))
+        raise UserError(
+            f"{path} has no {SEGMENTS} beside its {frames} frames; it says which frames follow each other (integers "
+            "(n, 2), first and last): copy it from the data set's split, training or validation"
+        )
     try:
         ids = np.load(file, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
@@ -120,14 +141,15 @@ def _file(path: Path, number: int) -> Path:
     return path / f"episode_{number:07d}.npz"
 
 
-def _source(path: Path, segments: list[tuple[int, int]]) -> Source:
+def _source(path: Path, segments: list[tuple[int, int]], gripper: GripperOptions) -> Source:
     """Provenance: the hash covers segments, annotations, and the check sums that each frame's archive keeps.
 
     Hashing the pixels themselves would mean reading 166 GB where a quarter of them is used.
     """
-    digest = hashlib.sha256(repr(segments).encode())
-    if (path / ANNOTATIONS).is_file():
-        digest.update((path / ANNOTATIONS).read_bytes())
+    options = gripper.to_json()
+    digest = hashlib.sha256(repr(segments).encode() + (repr(options).encode() if options else b""))
+    for file in annotation_files(path)[:1]:
+        digest.update(file.read_bytes())
     there = {file.name for file in path.glob("episode_*.npz")}
     for first, last in segments:
         for number in range(first, last + 1):
@@ -137,7 +159,7 @@ def _source(path: Path, segments: list[tuple[int, int]]) -> Source:
             for item in _archive(file):
                 digest.update(f"{number} {item.filename} {item.file_size} {item.CRC}".encode())
     name = path.resolve().name
-    return Source(f"{path.resolve().parent.name}_{name}", "calvin", digest.hexdigest())
+    return Source(f"{path.resolve().parent.name}_{name}", "calvin", digest.hexdigest(), options)
 
 
 def _archive(file: Path) -> list[zipfile.ZipInfo]:
@@ -232,27 +254,44 @@ class Window:
     task: str
 
 
-def read_annotations(path: Path) -> list[Window]:
-    """Of a split folder; empty if it has none. UserError for a file of another layout or a hostile one."""
-    file = path / ANNOTATIONS
-    if not file.is_file():
-        return []
+def annotation_files(path: Path) -> list[Path]:
+    """The annotation files of a split folder, the one to use first: CALVIN's own folder before others."""
+    found = sorted(path.glob(f"lang_*/{ANNOTATIONS}"))
+    return sorted(found, key=lambda file: file.parent.name != ANNOTATION_FOLDER)
+
+
+def read_annotations(path: Path) -> tuple[list[Window], list[str]]:
+    """Of a split folder, and remarks on their source. UserError for a file of another layout or a hostile one."""
+    files = annotation_files(path)
+    if not files:
+        return [], [f"{path.name} has no annotations: no lang_*/{ANNOTATIONS}"]
+    windows = _read_windows(files[0])
+    remarks = []
+    if files[0].parent.name != ANNOTATION_FOLDER or len(files) > 1:
+        remarks.append(f"annotations come from {files[0].parent.name}")
+    for file in files[1:]:
+        other = _read_windows(file)
+        if other != windows:
+            remarks.append(f"{file.parent.name} has {len(other)} other annotations, which are not used")
+    return windows, remarks
+
+
+def _read_windows(file: Path) -> list[Window]:
     content = load_annotation_file(file)
     try:
         spans, tasks = content["info"]["indx"], content["language"]["task"]
-        windows = [Window(int(first), int(last), str(task)) for (first, last), task in zip(spans, tasks, strict=True)]
+        return [Window(int(first), int(last), str(task)) for (first, last), task in zip(spans, tasks, strict=True)]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(
             f"{file} has another layout ({type(error).__name__}: {error}); expected info.indx and language.task"
         ) from error
-    return windows
 
 
 def place_annotations(
     windows: list[Window], segments: list[tuple[int, int]], episode_of: Mapping[tuple[int, int], Episode]
-) -> tuple[list[Annotation], int]:
-    """A success at the frame nearest to each window's end, and how many windows end outside all segments."""
-    placed = []
+) -> tuple[list[Annotation], list[MarkLeftOut]]:
+    """A success at the frame nearest to each window's end, and the windows that end outside all segments."""
+    placed, outside = [], []
     for window in windows:
         for segment in segments:
             if segment in episode_of and segment[0] <= window.last <= segment[1]:
@@ -260,7 +299,11 @@ def place_annotations(
                 step = round((window.last - segment[0]) / FRAMES_PER_STEP)
                 frame = episode.start + min(step, episode.length - 1)
                 placed.append(Annotation(frame, skill_of(window.task), True))
-    return placed, len(windows) - len(placed)
+                break
+        else:
+            why = f"its window ends at frame {window.last}, outside of all segments of two steps and more"
+            outside.append(MarkLeftOut(round(window.last / RECORD_RATE_HZ, 3), skill_of(window.task), why))
+    return placed, outside
 
 
 def skill_of(task: str) -> str:

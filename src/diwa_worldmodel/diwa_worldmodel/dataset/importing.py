@@ -23,9 +23,10 @@ import tyro
 from diwa_conventions.actions import TRAIN_RATE_HZ, ActionScale
 from diwa_conventions.errors import UserError
 from diwa_conventions.images import Fit
-from diwa_worldmodel.dataset.bag_topics import BagOptions, Clock
+from diwa_worldmodel.dataset.bag_topics import BagOptions, Clock, QuaternionOrder
 from diwa_worldmodel.dataset.config import DataSetConfig
 from diwa_worldmodel.dataset.lerobot_layout import LeRobotLayout
+from diwa_worldmodel.dataset.plausible import GripperOptions
 from diwa_worldmodel.dataset.store import DataSet, Progress, Recording, open_data_set, open_or_create
 from diwa_worldmodel.worker_process import end_with_parent
 
@@ -60,6 +61,16 @@ class Import:
     """Topics under other names, e.g. static_camera/image_raw=/camera/color/image_raw."""
     encoding: tuple[str, ...] = ()
     """What images hold whose encoding is 8UC1, 8UC3 or 8UC4, e.g. static_camera/image_raw=bgr8."""
+    gripper_threshold: float = 0.0
+    """Gripper commands of bags and CALVIN folders at or above this open the gripper, those below close it."""
+    gripper_inverted: bool = False
+    """Gripper commands at or above the threshold close it instead."""
+    width_scale: float = 1.0
+    """Finger positions of bags times this are metres."""
+    position_scale: float = 1.0
+    """Positions of poses in bags times this are metres."""
+    quaternion: QuaternionOrder = "xyzw"
+    """What the fields x, y, z, w of poses in bags hold."""
     clock: Clock = "stamp"
     """Whether messages are aligned by their stamps or by the times at which they arrived."""
     workers: int = 0
@@ -72,7 +83,16 @@ class Import:
         config = DataSetConfig(
             image_size_px=self.image_size, fit=self.fit, scale=self.scale, skew_limit_s=self.skew_limit
         )
-        bag = BagOptions(self.namespace, parse_remap(self.remap), self.clock, parse_encoding(self.encoding))
+        bag = BagOptions(
+            namespace=self.namespace,
+            remap=parse_remap(self.remap),
+            clock=self.clock,
+            encoding=parse_encoding(self.encoding),
+            gripper=GripperOptions(self.gripper_threshold, self.gripper_inverted),
+            width_scale=self.width_scale,
+            position_scale=self.position_scale,
+            quaternion=self.quaternion,
+        )
         options = Options(bag, self.lerobot)
         if not 0 <= self.workers <= 1024:
             raise UserError(f"--workers is {self.workers}; expected 0 (one for each core) to 1024")
@@ -325,7 +345,7 @@ def _import(path: Path, data_set: DataSet, options: Options, progress: Progress)
     if kind == "calvin":
         from diwa_worldmodel.dataset.calvin import import_calvin
 
-        return import_calvin(path, data_set, progress)
+        return import_calvin(path, data_set, progress, options.bag.gripper)
     if kind == "lerobot":
         from diwa_worldmodel.dataset.lerobot_import import import_lerobot
 

@@ -79,21 +79,31 @@ class _VideoReader:
         try:
             self._file = av.open(str(path))
             self._frames = self._file.decode(video=0)
+            self._nearest: Any = None
+            self._next = self._decode()
         except (self._error, OSError, IndexError) as error:
             raise UserError(f"video {path} cannot be opened ({error}); copy the data set anew") from None
 
     def at(self, time_s: float) -> ImageArray:
-        found = "its end"
+        """The frame nearest to a moment that is not before the last one asked for."""
         try:
-            for frame in self._frames:
-                if frame.time is not None and frame.time >= time_s - self._half_s:
-                    if frame.time <= time_s + self._half_s:
-                        return np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-                    found = f"{frame.time:.3f} s"
-                    break
+            while self._next is not None and (
+                self._nearest is None or abs(self._next.time - time_s) <= abs(self._nearest.time - time_s)
+            ):
+                self._nearest, self._next = self._next, self._decode()
         except self._error as error:
-            found = str(error)
-        raise UserError(f"video {self.path} has no frame at {time_s:.3f} s (found: {found}); copy the data set anew")
+            raise UserError(f"video {self.path} cannot be decoded ({error}); copy the data set again") from None
+        found = self._nearest
+        if found is None or abs(found.time - time_s) > self._half_s:
+            where = "none" if found is None else f"{found.time:.3f} s"
+            raise UserError(
+                f"video {self.path} has no frame at {time_s:.3f} s (nearest: {where}); copy the data set again"
+            )
+        return np.asarray(found.to_ndarray(format="rgb24"), dtype=np.uint8)
+
+    def _decode(self) -> Any:
+        """The next frame with a time, None at the end."""
+        return next((frame for frame in self._frames if frame.time is not None), None)
 
     def close(self) -> None:
         self._file.close()

@@ -113,6 +113,7 @@ class _Import:
 
     def _file(self, path: Path, episodes: Sequence[SourceEpisode]) -> None:
         rows = read_rows(self._info, self._layout, path, self._tasks)
+        self._result.warnings += self._steps.check(rows.state, rows.action, self._info.root.name)
         parts: list[tuple[SourceEpisode, Steps, int]] = []
         for episode in episodes:
             first = _first_row(rows, episode, path)
@@ -128,7 +129,11 @@ class _Import:
     def _made_steps(self, rows: Rows, episode: SourceEpisode, first: int) -> Steps:
         end = first + episode.length
         try:
+            where = f"episode {episode.index} of {self._info.root.name}"
+            self._steps.check_deltas(rows.state[first:end], rows.action[first:end], where)
             return self._steps.steps(rows.state[first:end], rows.action[first:end])
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(f"episode {episode.index} of {self._info.root.name} holds {error}; drop it") from None
 

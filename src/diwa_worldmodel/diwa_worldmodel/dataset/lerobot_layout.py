@@ -73,6 +73,12 @@ class LeRobotLayout:
     """Gripper commands at or above this open the gripper, those below close it."""
     gripper_inverted: bool = False
     """Gripper commands at or above the threshold close it instead."""
+    width_scale: float = 1.0
+    """Gripper widths of the state times this are metres."""
+    position_scale: float = 1.0
+    """Positions of the state, and of absolute actions, times this are metres."""
+    angles: Literal["rad", "deg"] = "rad"
+    """Unit of Euler angles and rotation vectors of the state, and of absolute actions."""
     episodes_succeed: bool = False
     """Where the data set does not say which episodes succeeded: count each as a success at its last frame."""
 
@@ -83,6 +89,12 @@ class LeRobotLayout:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0.0):
                 raise UserError(f"{name} is {value!r}; expected a number above 0")
+        if self.angles not in ("rad", "deg"):
+            raise unknown("unit of angles", str(self.angles), ("rad", "deg"))
+        for name in ("width_scale", "position_scale"):
+            scale = getattr(self, name)
+            if not (math.isfinite(scale) and scale > 0.0):
+                raise UserError(f"{name} is {scale!r}; expected a number above 0")
         if not math.isfinite(self.gripper_threshold):
             raise UserError(f"gripper_threshold is {self.gripper_threshold!r}; expected a number")
 

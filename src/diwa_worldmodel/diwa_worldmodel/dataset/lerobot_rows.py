@@ -104,16 +104,33 @@ def read_episodes(info: Info, cameras: tuple[str, ...]) -> list[SourceEpisode]:
 
 
 def _episode(info: Info, videos: list[str], row: dict[str, Any]) -> SourceEpisode:
+    index = _whole(row, "episode_index", info, "?")
     try:
-        data = info.data_path.format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
+        chunk, file = (_whole(row, f"data/{name}", info, index) for name in ("chunk_index", "file_index"))
+        data = info.data_path.format(chunk_index=chunk, file_index=file)
         parts = {}
         for key in videos:
-            chunk, file = row[f"videos/{key}/chunk_index"], row[f"videos/{key}/file_index"]
+            chunk, file = (_whole(row, f"videos/{key}/{name}", info, index) for name in ("chunk_index", "file_index"))
             video = info.video_path.format(video_key=key, chunk_index=chunk, file_index=file)
             parts[key] = VideoPart(info.root / video, float(row[f"videos/{key}/from_timestamp"]))
-        return SourceEpisode(int(row["episode_index"]), int(row["length"]), info.root / data, parts)
+        return SourceEpisode(index, _whole(row, "length", info, index), info.root / data, parts)
+    except UserError:
+        raise
     except (KeyError, IndexError, ValueError, TypeError) as error:
-        raise UserError(f"{info.root}: episode {row.get('episode_index')} names no file ({error}); repair it") from None
+        raise UserError(
+            f"{info.root}: episode {index} names no file ({error}); repair its row in meta/episodes"
+        ) from None
+
+
+def _whole(row: dict[str, Any], column: str, info: Info, episode: object) -> int:
+    """A whole number of an episode's row, which some writers store as a float."""
+    value = row[column]
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value and value == int(value):
+        return int(value)
+    raise UserError(
+        f"{info.root}: episode {episode} has {column} {value!r} in meta/episodes; expected a whole number: repair or "
+        "drop the episode"
+    )
 
 
 def read_tasks(info: Info) -> dict[int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,14 +12,13 @@ from scipy.spatial.transform import Rotation
 
 from diwa_conventions.actions import (
     ACTION_DIM,
-    GRIPPER_CLOSE,
     GRIPPER_INDEX,
-    GRIPPER_OPEN,
     ActionScale,
     Pose,
     difference,
 )
 from diwa_conventions.errors import UserError
+from diwa_worldmodel.dataset import plausible
 from diwa_worldmodel.dataset.lerobot_layout import (
     ACTION_NAMES,
     POSITION,
@@ -32,7 +32,8 @@ from diwa_worldmodel.dataset.lerobot_layout import (
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 
-_MEANING = {"actions", "delta_translation_m", "delta_rotation_rad", "gripper_threshold", "gripper_inverted"}
+_MEANING = {"actions", "delta_translation_m", "delta_rotation_rad", "gripper_threshold", "gripper_inverted",
+            "width_scale", "position_scale", "angles"}  # fmt: skip
 """Options that give actions another meaning than our export's."""
 
 
@@ -92,15 +93,58 @@ class StepMaker:
             int(outside[:, 3:].any(axis=1).sum()),
         )
 
+    def check(self, state: npt.NDArray[Any], action: npt.NDArray[Any], where: str) -> list[str]:
+        """Of all frames: state (N, D), action (N, A). UserError for numbers that cannot be right; remarks."""
+        layout, prefix = self._layout, flag("")
+        if self._copied:
+            return []
+        state, action = np.asarray(state, np.float64), np.asarray(action, np.float64)
+        widths = state[:, self._places(self._state, ("gripper_width",))[0]] * layout.width_scale
+        remarks = plausible.check_widths(widths, where, prefix)
+        commands = action[:, self._places(self._action, ("gripper",))[0]]
+        plausible.check_gripper_commands(commands, layout.gripper_threshold, where, prefix)
+        signs = plausible.gripper_signs(commands, layout.gripper_threshold, layout.gripper_inverted)
+        plausible.check_gripper_sense(signs[:: self._stride], widths[:: self._stride], where, prefix)
+        self._check_poses(state, self._state, self._state_rotation, f"{layout.state_key} of {where}", "state_names")
+        if layout.actions == "absolute":
+            self._check_poses(
+                action, self._action, self._action_rotation, f"{layout.action_key} of {where}", "action_names"
+            )
+        return remarks
+
+    def _check_poses(self, values: Float64Array, names: tuple[str, ...], kind: str, where: str, option: str) -> None:
+        positions = values[:, self._places(names, POSITION)] * self._layout.position_scale
+        plausible.check_positions(positions, where, flag(""))
+        columns = values[:, self._places(names, ROTATIONS[kind])]
+        if kind in ("euler", "vector") and self._layout.angles == "rad":
+            plausible.check_angles(columns, where, f"{flag('angles')} deg")
+        if kind == "quaternion":
+            plausible.check_quaternions(columns, where, f"{flag(option)} with qw qx qy qz in that order")
+
+    def check_deltas(self, state: npt.NDArray[Any], action: npt.NDArray[Any], where: str) -> None:
+        """Of the frames of an episode: UserError for deltas of another unit than the option's."""
+        if self._copied or self._layout.actions != "delta" or len(state) < 2:
+            return
+        used = np.asarray(action, np.float64)[:-1, self._places(self._action, ACTION_NAMES)]
+        poses = self._poses(np.asarray(state, np.float64), self._state, self._state_rotation)
+        moved = np.diff([pose.position for pose in poses], axis=0)
+        turned = Rotation.from_matrix([b.rotation @ a.rotation.T for a, b in pairwise(poses)]).as_rotvec()
+        unit = self._unit
+        plausible.check_steps(used[:, :3] * unit.translation_m, moved, "m", where, flag("delta_translation_m"))
+        plausible.check_steps(used[:, 3:6] * unit.rotation_rad, turned, "rad", where, flag("delta_rotation_rad"))
+
     def _proprio(self, state: npt.NDArray[Any]) -> Float32Array:
         """(m, D) -> (m, 10); columns that are ours already are taken as they are."""
         if self._copied and self._state == STATE_NAMES:
             return np.asarray(state, dtype=np.float32)
         matrices = self._matrices(np.asarray(state, np.float64), self._state, self._state_rotation)
         if self._state_rotation == "6d":
-            return np.asarray(state[:, self._places(self._state, STATE_NAMES)], dtype=np.float32)
-        position = state[:, self._places(self._state, POSITION)]
-        width = state[:, self._places(self._state, ("gripper_width",))]
+            own = np.asarray(state[:, self._places(self._state, STATE_NAMES)], dtype=np.float32)
+            own[:, :3] *= self._layout.position_scale
+            own[:, 9] *= self._layout.width_scale
+            return own
+        position = state[:, self._places(self._state, POSITION)] * self._layout.position_scale
+        width = state[:, self._places(self._state, ("gripper_width",))] * self._layout.width_scale
         return np.concatenate([position, matrices[:, :, 0], matrices[:, :, 1], width], axis=1).astype(np.float32)
 
     def _merged_deltas(self, action: Float64Array, frames: int) -> Float64Array:
@@ -124,15 +168,17 @@ class StepMaker:
     def _with_gripper(self, motion: Float64Array, action: Float64Array, frames: int) -> Float32Array:
         """(m, 7): the gripper's command at the end of each step; at the last frame no motion, gripper kept."""
         column = action[:, self._places(self._action, ("gripper",))[0]]
-        above = column[np.arange(1, frames) * self._stride - 1] >= self._layout.gripper_threshold
+        at_end = column[np.arange(1, frames) * self._stride - 1]
         full = np.zeros((frames, ACTION_DIM), np.float32)
         full[:-1, :GRIPPER_INDEX] = motion
-        full[:-1, GRIPPER_INDEX] = np.where(above != self._layout.gripper_inverted, GRIPPER_OPEN, GRIPPER_CLOSE)
+        full[:-1, GRIPPER_INDEX] = plausible.gripper_signs(
+            at_end, self._layout.gripper_threshold, self._layout.gripper_inverted
+        )
         full[-1, GRIPPER_INDEX] = full[-2, GRIPPER_INDEX]
         return full
 
     def _poses(self, values: Float64Array, names: tuple[str, ...], kind: str) -> list[Pose]:
-        positions = values[:, self._places(names, POSITION)]
+        positions = values[:, self._places(names, POSITION)] * self._layout.position_scale
         return [Pose(*pair) for pair in zip(positions, self._matrices(values, names, kind), strict=True)]
 
     def _matrices(self, values: Float64Array, names: tuple[str, ...], kind: str) -> Float64Array:
@@ -146,9 +192,9 @@ class StepMaker:
                 raise ValueError(f"a quaternion of length {lengths[np.abs(lengths - 1.0).argmax()]:.3g}")
             rotation = Rotation.from_quat(columns)
         elif kind == "euler":
-            rotation = Rotation.from_euler("xyz", columns)
+            rotation = Rotation.from_euler("xyz", columns, degrees=self._layout.angles == "deg")
         else:
-            rotation = Rotation.from_rotvec(columns)
+            rotation = Rotation.from_rotvec(columns, degrees=self._layout.angles == "deg")
         return np.asarray(rotation.as_matrix(), dtype=np.float64)
 
     @staticmethod
