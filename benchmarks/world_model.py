@@ -43,7 +43,7 @@ from diwa_worldmodel.openmp import LIBGOMP_DEFAULT, LIMIT, SPIN_COUNT
 from diwa_worldmodel.rssm import State, balanced_kl
 from diwa_worldmodel.settings import from_words
 from diwa_worldmodel.training.batches import BatchStream
-from diwa_worldmodel.training.trainer import make_optimiser
+from diwa_worldmodel.training.trainer import make_optimiser, with_precision
 from diwa_worldmodel.world_model import WorldModel, WorldModelBatch, quantise_gripper
 
 FORMS = ("plain", "fast", "compiled")
@@ -124,7 +124,7 @@ class Training:
         self, data_set: Path, preset: Preset, words: Sequence[str], form: str, device: torch.device, threads: int
     ) -> None:
         torch.set_num_threads(threads)
-        config = load_config(preset, from_words(words))
+        config = with_precision(load_config(preset, from_words(words)), "cpu")
         model = WorldModel(config.model).to(device)
         if form != "plain" and device.type == "cpu":
             keep_freed_memory()
@@ -320,7 +320,7 @@ def main_beside(words: argparse.Namespace) -> None:
         data_set = words.data_set or make(Path(folder, "made"), min(words.frames, 2_000)).path
         arguments = (data_set, preset, words.set, "fast", torch.device("cpu"), words.threads)
         table = beside_table(words.spin_counts, arguments, words.seconds)
-    config = load_config(preset, from_words(words.set)).training
+    config = with_precision(load_config(preset, from_words(words.set)), words.device).training
     shape = f"{config.batch} x {config.length} in {config.precision}"
     print(f"{machine()}, PyTorch {torch.__version__}, {words.threads} threads; {preset}, {shape}; medians\n\n{table}")
 
@@ -344,7 +344,9 @@ def main() -> None:
     torch.set_num_threads(words.threads)
     if words.beside:
         return main_beside(words)
-    configs = {preset: load_config(preset, from_words(words.set)) for preset in words.presets}
+    configs = {
+        preset: with_precision(load_config(preset, from_words(words.set)), words.device) for preset in words.presets
+    }
     # A CPU without bf16 would need an hour for products that nobody asked for.
     peaks = {kind: gemm_peak(KINDS[kind], device) for kind in {one.training.precision for one in configs.values()}}
     rows, sizes = [], []

@@ -117,8 +117,9 @@ class TrainingConfig:
     """Decoupled (AdamW); of weights, not of biases and norms (Table S.2)."""
     gradient_clip: float = setting(100.0, 0.0, 1e9)
     """Largest norm of the whole gradient (Table S.2)."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """bf16: autocast; weights, losses and norms stay fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: autocast; weights, losses and norms stay fp32. auto: bf16 on a GPU and on CPUs that compute with it, else
+    fp32; the run keeps what it chose."""
     validation_share: float = setting(0.05, 0.0, 0.5)
     """Of the frames, in whole episodes, that are held out."""
     seed: int = setting(0, 0, 2**31 - 1)

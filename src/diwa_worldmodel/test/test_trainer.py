@@ -9,7 +9,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from world_model_samples import small_batch, small_config
 
 from diwa_worldmodel.config import TrainingConfig, WorldModelConfig
-from diwa_worldmodel.training.trainer import Trainer, learning_rate, make_fabric, make_optimiser
+from diwa_worldmodel.training.trainer import Trainer, learning_rate, make_fabric, make_optimiser, with_precision
 from diwa_worldmodel.world_model import WorldModel
 
 
@@ -137,3 +137,12 @@ def test_validation_changes_nothing():
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.tensors().items())
     single = plain(trainer.validate(held_out[:1])), plain(trainer.validate(held_out[1:]))
     assert first["loss"] == pytest.approx((single[0]["loss"] + single[1]["loss"]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("capable", "expected"), [({}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16")]
+)
+def test_precision_is_bf16_where_the_cpu_computes_with_it(monkeypatch, capable, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capable)
+    assert with_precision(small_config({"precision": "auto"}), "cpu").training.precision == expected
+    assert with_precision(small_config({"precision": "fp32"}), "cpu").training.precision == "fp32"

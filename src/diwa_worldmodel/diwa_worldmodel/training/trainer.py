@@ -10,6 +10,7 @@ The state (h, z) of the streams goes on from batch to batch, without gradient (m
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.optim import AdamW
 
-from diwa_worldmodel.config import TrainingConfig
+from diwa_worldmodel.config import TrainingConfig, WorldModelConfig
 from diwa_worldmodel.rssm import State
 from diwa_worldmodel.world_model import Losses, WorldModel, WorldModelBatch
 
@@ -117,6 +118,19 @@ class Trainer:
             }
         carried = _under(tensors, _CARRIED)
         self.state = State(*(carried[name][self._rows].to(self.fabric.device) for name in State._fields))
+
+
+def with_precision(config: WorldModelConfig, accelerator: str) -> WorldModelConfig:
+    """The config with the precision that "auto" means on this machine.
+
+    A CPU without bf16 instructions multiplies matrices in bf16 some hundred times slower than in fp32.
+    """
+    if config.training.precision != "auto":
+        return config
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    capable = torch.cpu.get_capabilities()
+    fast = on_gpu or any(capable.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return replace(config, training=replace(config.training, precision="bf16" if fast else "fp32"))
 
 
 def make_fabric(precision: str, accelerator: str = "auto", devices: int = 1, nodes: int = 1) -> Fabric:

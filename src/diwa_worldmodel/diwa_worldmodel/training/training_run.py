@@ -28,7 +28,7 @@ from diwa_worldmodel.training.loop import End, Pace, TrainingLoop
 from diwa_worldmodel.training.run_folder import CHECKPOINTS, WORLD_MODEL, training_in
 from diwa_worldmodel.training.split import Split, split_episodes
 from diwa_worldmodel.training.train import Speed, Train
-from diwa_worldmodel.training.trainer import Trainer, make_fabric
+from diwa_worldmodel.training.trainer import Trainer, make_fabric, with_precision
 from diwa_worldmodel.world_model import WorldModel, WorldModelBatch
 
 VALIDATION_BATCHES = 2
@@ -80,7 +80,7 @@ def train(options: Train, observer: Observer, stop: Callable[[], bool]) -> Outco
     UserError or OSError for what the user can mend.
     """
     options.check()
-    config = options.resolved()
+    config = with_precision(options.resolved(), options.speed.accelerator)
     data_set = open_data_set(options.data_set)
     check_data_set(data_set, config.model)
     two_steps = 2 * config.model.action_chunk
