@@ -15,7 +15,7 @@ import tyro
 from machine import machine, markdown_table
 from scipy.stats import binomtest
 
-from diwa_conventions.actions import TRAIN_RATE_HZ
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_conventions.tasks import TASKS
 from diwa_sim.environment import PlayroomEnv
 from diwa_sim.operator import demonstrate

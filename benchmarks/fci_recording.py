@@ -30,9 +30,9 @@ from machine import machine, markdown_table
 from rclpy.node import Node
 
 from diwa_conventions import topics
-from diwa_conventions.actions import RECORD_RATE_HZ
 from diwa_conventions.bags.reader import Bag
 from diwa_conventions.qos import message_type, profile
+from diwa_conventions.rates import RECORD_RATE_HZ
 from diwa_conventions.topics import Topic
 
 ADDRESSES = {"panda": "127.0.8.41", "fr3": "127.0.8.42"}

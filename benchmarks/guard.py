@@ -25,8 +25,8 @@ from machine import machine, markdown_table
 from sensor_msgs.msg import CameraInfo
 
 from diwa_conventions import topics
-from diwa_conventions.actions import RECORD_RATE_HZ
 from diwa_conventions.qos import message_type, profile
+from diwa_conventions.rates import RECORD_RATE_HZ
 from diwa_robot.command_guard import Action, CommandGuard
 from diwa_robot.limits import GuardConfig
 

@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 from machine import machine, markdown_table
 
-from diwa_conventions.actions import TRAIN_RATE_HZ
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_sim.environment import PlayroomConfig, PlayroomEnv
 
 

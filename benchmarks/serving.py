@@ -30,8 +30,8 @@ from rclpy.action import ActionClient
 from rclpy.task import Future
 
 from diwa_conventions import topics
-from diwa_conventions.actions import TRAIN_RATE_HZ
 from diwa_conventions.qos import message_type, profile
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_policy.artefacts import load_policy
 from diwa_policy.config import load_config
 from diwa_policy.policy import Policy, draw_noise

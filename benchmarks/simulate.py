@@ -15,7 +15,7 @@ from pathlib import Path
 import tyro
 from machine import machine, markdown_table
 
-from diwa_conventions.actions import TRAIN_RATE_HZ
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_sim.bulk import Job, Outcome, play_jobs, write
 from diwa_sim.workers import simulate_all
 

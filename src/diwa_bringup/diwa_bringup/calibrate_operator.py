@@ -18,14 +18,8 @@ from diwa_conventions.actions import FloatArray
 from diwa_conventions.bags.definitions import full_name
 from diwa_conventions.errors import UserError
 from diwa_conventions.topics import BASE_FRAME, CURRENT_POSE, NAMESPACE
-from diwa_teleop.operators.calibration import (
-    CALIBRATION_FILE,
-    OperatorCalibration,
-    RigidTransform,
-    check_fit,
-    check_points,
-    fit_rigid,
-)
+from diwa_teleop.operators.calibration import OperatorCalibration, RigidTransform, check_fit, check_points, fit_rigid
+from diwa_teleop.operators.calibration_file import CALIBRATION_FILE
 from diwa_teleop.operators.openvr_runtime import OpenVrRuntime
 from diwa_teleop.operators.touching import Toucher
 from diwa_teleop.operators.vive import ViveConfig, ViveOperator

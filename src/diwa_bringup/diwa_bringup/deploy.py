@@ -16,9 +16,9 @@ import tyro
 
 from diwa_bringup.robot_graphs import DEPLOY
 from diwa_bringup.up import up
-from diwa_conventions.actions import RECORD_RATE_HZ
 from diwa_conventions.bags.definitions import full_name
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import RECORD_RATE_HZ
 from diwa_conventions.tasks import EPISODE_FRAMES
 from diwa_conventions.topics import NAMESPACE, RUN_SKILL_ACTION
 

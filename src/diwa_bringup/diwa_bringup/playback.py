@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from diwa_bringup.replay_graph import HIGHEST_RATE, LOWEST_RATE
 from diwa_conventions import topics
 from diwa_conventions.bags.definitions import full_name
 from diwa_conventions.bags.reader import Bag, RawMessage
@@ -36,7 +37,6 @@ INPUTS = (
 """What a policy and the importer see. Not what a policy or a node says about itself: that is said anew."""
 
 CLOCK = "/clock"
-LOWEST_RATE, HIGHEST_RATE = 0.01, 100.0
 TICK_S = 0.01
 """How often the clock is told at most, in real time."""
 _ROUNDING_S = 1e-4

@@ -14,7 +14,7 @@ from diwa_bringup.up import up
 from diwa_conventions.bags.reader import Bag
 from diwa_conventions.errors import UserError
 from diwa_conventions.topics import NAMESPACE
-from diwa_teleop.operators.calibration import CALIBRATION_FILE
+from diwa_teleop.operators.calibration_file import CALIBRATION_FILE
 
 
 @dataclass(frozen=True)

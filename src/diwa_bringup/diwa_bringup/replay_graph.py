@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from diwa_bringup.graph import Argument, Graph, NodeSpec, OnExit, Parameter, Value
-from diwa_bringup.playback import HIGHEST_RATE, LOWEST_RATE
 from diwa_conventions import topics
 from diwa_conventions.errors import UserError
 from diwa_conventions.topics import NAMESPACE
+
+LOWEST_RATE, HIGHEST_RATE = 0.01, 100.0
+"""How fast a bag is played, 1: as it was recorded."""
 
 ARGUMENTS = (
     Argument("namespace", NAMESPACE, "namespace of all nodes and topics", "ROS name"),

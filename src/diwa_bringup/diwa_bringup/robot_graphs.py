@@ -18,7 +18,7 @@ from diwa_conventions.topics import (
     NAMESPACE,
     STATIC_IMAGE,
 )
-from diwa_teleop.operators.calibration import CALIBRATION_FILE, NO_CALIBRATION
+from diwa_teleop.operators.calibration_file import CALIBRATION_FILE, NO_CALIBRATION
 
 _SCRIPTED = ("none", "play", "demonstration")
 _OPERATORS = ("scripted", "vive", "spacemouse", "gamepad", "keyboard", "none")

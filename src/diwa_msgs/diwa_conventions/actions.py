@@ -15,17 +15,9 @@ import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import TRAIN_RATE_HZ
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
-
-RECORD_RATE_HZ = 30.0
-"""Rate of cameras, teleoperation and recordings (paper S.3.2)."""
-
-TRAIN_RATE_HZ = 7.5
-"""Rate of data sets, world model and policy steps: every fourth recorded frame."""
-
-FRAMES_PER_STEP = 4
-"""Recorded frames in one step, ``RECORD_RATE_HZ / TRAIN_RATE_HZ``."""
 
 ACTION_DIM = 7
 GRIPPER_INDEX = 6

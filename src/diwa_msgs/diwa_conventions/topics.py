@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diwa_conventions.actions import RECORD_RATE_HZ, TRAIN_RATE_HZ
+from diwa_conventions.rates import RECORD_RATE_HZ, TRAIN_RATE_HZ
 
 NAMESPACE = "diwa"
 BASE_FRAME = "panda_link0"

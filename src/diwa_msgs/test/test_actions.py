@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from diwa_conventions import actions
+from diwa_conventions import actions, rates
 from diwa_conventions.actions import (
     ActionScale,
     Pose,
@@ -43,7 +43,7 @@ def assert_same_pose(one: Pose, other: Pose) -> None:
 
 
 def test_a_step_is_four_recorded_frames() -> None:
-    assert actions.RECORD_RATE_HZ / actions.TRAIN_RATE_HZ == actions.FRAMES_PER_STEP == 4
+    assert rates.RECORD_RATE_HZ / rates.TRAIN_RATE_HZ == rates.FRAMES_PER_STEP == 4
 
 
 def test_full_scale_is_8_cm_and_0_2_rad_per_step() -> None:

@@ -12,11 +12,12 @@ import torch
 from policy_samples import IMAGE_SIZE, SKILL, saved_policy, small_policy, small_world_model
 
 from diwa_conventions import topics
-from diwa_conventions.actions import ACTION_DIM, FRAMES_PER_STEP, GRIPPER_INDEX
+from diwa_conventions.actions import ACTION_DIM, GRIPPER_INDEX
 from diwa_conventions.bags.definitions import connection, typestore
 from diwa_conventions.bags.reader import Bag
 from diwa_conventions.bags.writer import BagWriter
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import FRAMES_PER_STEP
 from diwa_policy.artefacts import LoadedPolicy
 from diwa_policy.policy import draw_noise
 from diwa_policy.serving.offline import OfflineStep, read_frames, served_offline

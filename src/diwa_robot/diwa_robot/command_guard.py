@@ -16,8 +16,6 @@ import numpy as np
 from diwa_conventions.actions import (
     GRIPPER_INDEX,
     GRIPPER_OPEN,
-    RECORD_RATE_HZ,
-    TRAIN_RATE_HZ,
     FloatArray,
     Pose,
     checked_action,
@@ -25,6 +23,7 @@ from diwa_conventions.actions import (
     quantise_gripper,
 )
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import RECORD_RATE_HZ, TRAIN_RATE_HZ
 from diwa_conventions.topics import BASE_FRAME
 from diwa_robot.arm_side import FAULT_STAYS, ArmSide
 from diwa_robot.limits import FAULT_LEAD_S, LONGEST_STEP_TICKS, SCALE, GuardConfig, start_pose

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diwa_conventions.actions import TRAIN_RATE_HZ, FloatArray, Pose, integrate
+from diwa_conventions.actions import FloatArray, Pose, integrate
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_robot.limits import ROUNDING, SCALE, GuardConfig, into_cone, turn_stays_in_cone
 from diwa_robot.so3 import length, orthonormal, rotation_matrix, rotation_vector
 

@@ -13,14 +13,11 @@ from diwa_conventions.actions import Pose
 from diwa_conventions.errors import UserError
 from diwa_conventions.topics import STATE_RATE_HZ
 from diwa_robot.drivers.crisp import CrispLimits
-from diwa_robot.drivers.dialects import (
-    BASE_FRAMES,
-    DIALECTS,
+from diwa_robot.drivers.dialects import BASE_FRAMES, DIALECTS, dialect, in_namespace
+from diwa_robot.drivers.reported_state import (
     arm_joint_order,
-    dialect,
     finger_positions,
     finite,
-    in_namespace,
     pose_array,
     pose_from_column_major,
     true_fields,

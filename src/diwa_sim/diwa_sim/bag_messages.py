@@ -9,9 +9,10 @@ import mujoco
 import numpy as np
 
 from diwa_conventions import topics
-from diwa_conventions.actions import RECORD_RATE_HZ, FloatArray, Pose, gripper_opens
+from diwa_conventions.actions import FloatArray, Pose, gripper_opens
 from diwa_conventions.bags.definitions import typestore
 from diwa_conventions.images import ImageArray
+from diwa_conventions.rates import RECORD_RATE_HZ
 from diwa_sim.operator import Command
 from diwa_sim.playroom import JointState
 from diwa_sim.tasks import SceneState

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from diwa_conventions.actions import RECORD_RATE_HZ
 from diwa_conventions.bags.reader import Bag
 from diwa_conventions.bags.writer import METADATA, Compression
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import RECORD_RATE_HZ
 from diwa_sim.environment import PlayroomConfig, PlayroomEnv
 from diwa_sim.marks import AttemptMarks, Mark
 from diwa_sim.operator import Habit, demonstrate, play

@@ -13,9 +13,7 @@ import numpy.typing as npt
 
 from diwa_conventions.actions import (
     ACTION_DIM,
-    FRAMES_PER_STEP,
     GRIPPER_INDEX,
-    TRAIN_RATE_HZ,
     ActionScale,
     FloatArray,
     Pose,
@@ -27,6 +25,7 @@ from diwa_conventions.actions import (
 )
 from diwa_conventions.errors import UserError
 from diwa_conventions.images import ImageArray, area_resize
+from diwa_conventions.rates import FRAMES_PER_STEP, TRAIN_RATE_HZ
 from diwa_conventions.tasks import EPISODE_FRAMES, checked_task
 from diwa_conventions.topics import CAMERA_SIZE_PX
 from diwa_sim.cameras import CAMERAS, Cameras

@@ -13,18 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from diwa_conventions.actions import (
-    ACTION_DIM,
-    FRAMES_PER_STEP,
-    GRIPPER_CLOSE,
-    GRIPPER_OPEN,
-    RECORD_RATE_HZ,
-    ActionScale,
-    FloatArray,
-    Pose,
-    difference,
-)
+from diwa_conventions.actions import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, ActionScale, FloatArray, Pose, difference
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import FRAMES_PER_STEP, RECORD_RATE_HZ
 from diwa_conventions.tasks import TASKS, checked_task
 from diwa_sim.environment import Observation, PlayroomEnv
 from diwa_sim.playroom import HAND_DOWN

@@ -8,7 +8,8 @@ import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from diwa_conventions.actions import GRIPPER_OPEN, RECORD_RATE_HZ, FloatArray, Pose, gripper_opens
+from diwa_conventions.actions import GRIPPER_OPEN, FloatArray, Pose, gripper_opens
+from diwa_conventions.rates import RECORD_RATE_HZ
 from diwa_conventions.topics import STATE_RATE_HZ
 from diwa_sim.inverse_kinematics import InverseKinematics
 from diwa_sim.scene import (

@@ -12,10 +12,8 @@ import numpy as np
 
 from diwa_conventions import topics
 from diwa_conventions.actions import (
-    FRAMES_PER_STEP,
     GRIPPER_INDEX,
     GRIPPER_OPEN,
-    RECORD_RATE_HZ,
     ActionScale,
     FloatArray,
     Pose,
@@ -25,6 +23,7 @@ from diwa_conventions.actions import (
 from diwa_conventions.bags.definitions import connection, typestore
 from diwa_conventions.bags.writer import BagWriter, Compression
 from diwa_conventions.images import ImageArray
+from diwa_conventions.rates import FRAMES_PER_STEP, RECORD_RATE_HZ
 from diwa_sim.bag_messages import Messages
 from diwa_sim.environment import PlayroomEnv
 from diwa_sim.marks import Mark

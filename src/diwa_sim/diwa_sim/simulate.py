@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from diwa_conventions.actions import RECORD_RATE_HZ, TRAIN_RATE_HZ
 from diwa_conventions.bags.mcap_file import Compression
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import RECORD_RATE_HZ, TRAIN_RATE_HZ
 from diwa_conventions.tasks import checked_task
 
 if TYPE_CHECKING:

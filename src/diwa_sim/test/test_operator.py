@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diwa_conventions.actions import RECORD_RATE_HZ, ActionScale, Pose
+from diwa_conventions.actions import ActionScale, Pose
+from diwa_conventions.rates import RECORD_RATE_HZ
 from diwa_conventions.tasks import TASKS
 from diwa_sim.environment import PlayroomEnv
 from diwa_sim.operator import Command, Habit, Hand, Player, Style, action_towards, demonstrate, feasible_tasks, play

@@ -16,10 +16,11 @@ import pytest
 from rosbags.highlevel import AnyReader
 
 from diwa_conventions import topics
-from diwa_conventions.actions import RECORD_RATE_HZ, ActionScale, Pose, difference
+from diwa_conventions.actions import ActionScale, Pose, difference
 from diwa_conventions.bags.definitions import full_name
 from diwa_conventions.bags.reader import Bag
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import RECORD_RATE_HZ
 from diwa_sim import bulk, workers
 from diwa_sim.bag_messages import quaternion
 from diwa_sim.bulk import Job

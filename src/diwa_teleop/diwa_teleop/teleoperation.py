@@ -20,8 +20,6 @@ from diwa_conventions.actions import (
     GRIPPER_CLOSE,
     GRIPPER_INDEX,
     GRIPPER_OPEN,
-    RECORD_RATE_HZ,
-    TRAIN_RATE_HZ,
     ActionScale,
     FloatArray,
     Pose,
@@ -29,6 +27,7 @@ from diwa_conventions.actions import (
     integrate,
 )
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import RECORD_RATE_HZ, TRAIN_RATE_HZ
 from diwa_teleop.frame import map_pose, operator_to_base
 from diwa_teleop.grip import Gain, Grip, rotation_vector
 

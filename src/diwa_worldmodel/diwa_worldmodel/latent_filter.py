@@ -27,8 +27,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diwa_conventions.actions import TRAIN_RATE_HZ
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_worldmodel.dataset.config import DataSetConfig
 from diwa_worldmodel.dataset.timeline import RATE_TOLERANCE
 from diwa_worldmodel.rssm import State, entropy, kl_divergence

@@ -22,7 +22,8 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 
-from diwa_bringup.playback import CLOCK, HIGHEST_RATE, LOWEST_RATE, Player, Track, Window, choose_tracks
+from diwa_bringup.playback import CLOCK, Player, Track, Window, choose_tracks
+from diwa_bringup.replay_graph import HIGHEST_RATE, LOWEST_RATE
 from diwa_conventions import topics
 from diwa_conventions.bags.definitions import full_name
 from diwa_conventions.bags.reader import Bag, RawMessage

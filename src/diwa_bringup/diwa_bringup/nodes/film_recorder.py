@@ -12,12 +12,12 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 
 from diwa_conventions import topics
-from diwa_conventions.actions import RECORD_RATE_HZ
 from diwa_conventions.errors import UserError
 from diwa_conventions.film import FilmWriter, film_picture
 from diwa_conventions.images import ImageArray, raw_to_rgb
 from diwa_conventions.node_main import run_node
 from diwa_conventions.qos import profile
+from diwa_conventions.rates import RECORD_RATE_HZ
 
 
 class FilmRecorder(Node):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diwa_bringup.report.json_files import DREAM_VS_TRUTH, EVALUATION, Content, read_json
-from diwa_conventions.actions import TRAIN_RATE_HZ
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_policy.evaluation.wilson import Rate, wilson
 from diwa_worldmodel.dataset.quality import counted
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeAlias, get_args
 
-from diwa_conventions.actions import RECORD_RATE_HZ
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import RECORD_RATE_HZ
 from diwa_conventions.tasks import EPISODE_FRAMES
 
 Scene: TypeAlias = Literal["playroom", "real"]

@@ -53,7 +53,7 @@ from diwa_bringup.ros_evaluation.seen import (
     SceneSeen,
 )  # fmt: skip
 from diwa_bringup.ros_evaluation.surroundings import Surroundings
-from diwa_conventions.actions import RECORD_RATE_HZ
+from diwa_conventions.rates import RECORD_RATE_HZ
 
 _CAMERAS = ("static", "gripper")
 

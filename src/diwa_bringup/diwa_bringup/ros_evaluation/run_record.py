@@ -9,7 +9,7 @@ from statistics import fmean
 from diwa_bringup.ros_evaluation.bounds import READY_STEPS
 from diwa_bringup.ros_evaluation.plan import Outcome, Plan, PlannedTrial
 from diwa_bringup.ros_evaluation.seen import PolicyMode, PolicySeen, SceneSeen
-from diwa_conventions.actions import FRAMES_PER_STEP, RECORD_RATE_HZ, TRAIN_RATE_HZ
+from diwa_conventions.rates import FRAMES_PER_STEP, RECORD_RATE_HZ, TRAIN_RATE_HZ
 
 SLIP_S = 0.25
 """A gap between the playroom's stamps from this on: the machine stood still, simulated time did not go on. A shorter

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from diwa_conventions.actions import TRAIN_RATE_HZ
 from diwa_conventions.film import FilmWriter, film_picture
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_policy.evaluation.trial_pool import Job
 from diwa_policy.evaluation.trials import Episode, Image, Trial
 

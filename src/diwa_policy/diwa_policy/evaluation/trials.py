@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diwa_conventions.actions import ACTION_DIM, GRIPPER_INDEX, GRIPPER_OPEN, TRAIN_RATE_HZ
+from diwa_conventions.actions import ACTION_DIM, GRIPPER_INDEX, GRIPPER_OPEN
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_policy.artefacts import load_reward
 from diwa_policy.evaluation.environments import World
 from diwa_policy.policy import Policy, draw_noise

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diwa_conventions.actions import TRAIN_RATE_HZ
 from diwa_conventions.film import FilmWriter, film_picture
 from diwa_conventions.images import ImageArray
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_policy.dream import DreamDiffusionMDP
 from diwa_policy.policy import Policy, draw_noise
 from diwa_worldmodel.world_model import WorldModel

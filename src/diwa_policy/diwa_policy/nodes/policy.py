@@ -28,12 +28,13 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.task import Future
 
 from diwa_conventions import topics
-from diwa_conventions.actions import GRIPPER_INDEX, TRAIN_RATE_HZ
+from diwa_conventions.actions import GRIPPER_INDEX
 from diwa_conventions.errors import UserError
 from diwa_conventions.health import Health
 from diwa_conventions.node_main import run_node, start_lifecycle
 from diwa_conventions.parameters import declare
 from diwa_conventions.qos import message_type, profile
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_policy.artefacts import load_policy
 from diwa_policy.nodes.policy_inputs import PolicyInputs
 from diwa_policy.nodes.policy_run import LATE_S, Running, why_over

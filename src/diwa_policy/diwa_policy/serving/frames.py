@@ -16,9 +16,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from diwa_conventions.actions import GRIPPER_OPEN, TRAIN_RATE_HZ, FloatArray, Pose
+from diwa_conventions.actions import GRIPPER_OPEN, FloatArray, Pose
 from diwa_conventions.errors import UserError
 from diwa_conventions.images import ImageArray, SquareImages
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_worldmodel.dataset.config import DataSetConfig
 from diwa_worldmodel.dataset.records import Episode
 from diwa_worldmodel.dataset.steps import commanded_actions, proprioception

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from diwa_conventions import topics
-from diwa_conventions.actions import ACTION_DIM, GRIPPER_INDEX, TRAIN_RATE_HZ, quantise_gripper
+from diwa_conventions.actions import ACTION_DIM, GRIPPER_INDEX, quantise_gripper
 from diwa_conventions.bags.definitions import full_name
 from diwa_conventions.bags.reader import Bag
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_policy.artefacts import LoadedPolicy
 from diwa_policy.serving.offline import OfflineStep, served_offline
 from diwa_worldmodel.artefact import LoadedWorldModel

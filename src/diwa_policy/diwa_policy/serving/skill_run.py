@@ -14,15 +14,9 @@ from enum import Enum
 import numpy as np
 import torch
 
-from diwa_conventions.actions import (
-    ACTION_DIM,
-    GRIPPER_INDEX,
-    GRIPPER_OPEN,
-    TRAIN_RATE_HZ,
-    FloatArray,
-    quantise_gripper,
-)
+from diwa_conventions.actions import ACTION_DIM, GRIPPER_INDEX, GRIPPER_OPEN, FloatArray, quantise_gripper
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_policy.policy import draw_noise
 from diwa_policy.serving.frames import Frame
 from diwa_policy.serving.served import Served

@@ -30,15 +30,9 @@ from diwa_conventions.messages import pose_from_message, pose_to_message
 from diwa_conventions.node_main import run_node, start_lifecycle
 from diwa_conventions.qos import message_type, profile
 from diwa_robot.drivers.crisp import Condition, CrispArm
-from diwa_robot.drivers.dialects import (
-    arm_joint_order,
-    finite,
-    pose_array,
-    pose_from_column_major,
-    true_fields,
-)
 from diwa_robot.drivers.gripper import GripperLogic, GripperRequest
 from diwa_robot.drivers.recovery import LIMIT_S, Recovery, Step
+from diwa_robot.drivers.reported_state import arm_joint_order, finite, pose_array, pose_from_column_major, true_fields
 from diwa_robot.drivers.target_stream import Target
 from diwa_robot.nodes.crisp_grippers import GripperSettings, gripper
 from diwa_robot.nodes.crisp_parameters import declare_settings

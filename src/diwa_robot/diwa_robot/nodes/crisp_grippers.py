@@ -17,8 +17,9 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
 from diwa_conventions.errors import UserError, unknown
-from diwa_robot.drivers.dialects import GRIPPERS, OPEN_FINGER_M, Dialect, finger_positions
+from diwa_robot.drivers.dialects import GRIPPERS, OPEN_FINGER_M, Dialect
 from diwa_robot.drivers.gripper import Grip, GripperRequest
+from diwa_robot.drivers.reported_state import finger_positions
 from diwa_robot.nodes.crisp_robot import interface
 
 Done = Callable[[bool, GripperRequest, str], None]

@@ -17,11 +17,12 @@ from rclpy.task import Future
 from sensor_msgs.msg import Joy
 
 from diwa_conventions import topics
-from diwa_conventions.actions import RECORD_RATE_HZ, gripper_opens
+from diwa_conventions.actions import gripper_opens
 from diwa_conventions.errors import UserError
 from diwa_conventions.messages import pose_from_message, pose_to_message
 from diwa_conventions.node_main import run_node
 from diwa_conventions.qos import message_type, profile
+from diwa_conventions.rates import RECORD_RATE_HZ
 from diwa_sim import tasks
 from diwa_sim.marks import Mark
 from diwa_sim.session import Controls, GuardMode, GuardSeen, OperatorSession, SceneSeen, SessionConfig

@@ -13,11 +13,11 @@ from rclpy.timer import Timer
 from sensor_msgs.msg import Joy
 
 from diwa_conventions import topics
-from diwa_conventions.actions import RECORD_RATE_HZ
 from diwa_conventions.errors import UserError
 from diwa_conventions.health import Health
 from diwa_conventions.parameters import declare
 from diwa_conventions.qos import profile
+from diwa_conventions.rates import RECORD_RATE_HZ
 from diwa_teleop.nodes.operator_publisher import messages_of
 from diwa_teleop.operators.operator import OperatorSample
 from diwa_teleop.operators.vive import HandSample

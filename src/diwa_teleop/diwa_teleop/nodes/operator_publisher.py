@@ -8,9 +8,9 @@ from rclpy.node import Node
 from sensor_msgs.msg import Joy
 
 from diwa_conventions import topics
-from diwa_conventions.actions import RECORD_RATE_HZ
 from diwa_conventions.messages import pose_to_message
 from diwa_conventions.qos import profile
+from diwa_conventions.rates import RECORD_RATE_HZ
 from diwa_teleop.operators.operator import Operator, OperatorSample
 
 

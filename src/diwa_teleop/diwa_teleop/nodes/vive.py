@@ -11,13 +11,8 @@ from diwa_conventions.errors import UserError
 from diwa_conventions.node_main import run_node, start_lifecycle
 from diwa_conventions.parameters import declare
 from diwa_teleop.nodes.device_operator import DeviceOperatorNode
-from diwa_teleop.operators.calibration import (
-    CALIBRATION_FILE,
-    NO_CALIBRATION,
-    UNCALIBRATED,
-    OperatorCalibration,
-    load_calibration,
-)
+from diwa_teleop.operators.calibration import UNCALIBRATED, OperatorCalibration, load_calibration
+from diwa_teleop.operators.calibration_file import CALIBRATION_FILE, NO_CALIBRATION
 from diwa_teleop.operators.openvr_runtime import OpenVrRuntime
 from diwa_teleop.operators.vive import RANGES, ViveConfig, ViveOperator
 

@@ -21,10 +21,6 @@ from diwa_conventions.actions import FloatArray, Pose
 from diwa_conventions.errors import UserError
 from diwa_conventions.topics import BASE_FRAME
 
-CALIBRATION_FILE = "operator_calibration.yaml"
-"""Where ``diwa calibrate operator`` writes and the node ``vive`` reads unless told otherwise."""
-NO_CALIBRATION = "none"
-"""Instead of a file: the tracker's world is taken for the arm's."""
 FORMAT = "diwa operator calibration 1"
 MIN_SPREAD_M = 0.03
 """How far points have to be from one line, root mean square: a triangle with sides of 0.1 m has 0.04 m."""

@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from diwa_conventions.actions import RECORD_RATE_HZ, FloatArray
+from diwa_conventions.actions import FloatArray
+from diwa_conventions.rates import RECORD_RATE_HZ
 from diwa_teleop.operators.vive import HandSample
 
 DT_S = 1.0 / RECORD_RATE_HZ

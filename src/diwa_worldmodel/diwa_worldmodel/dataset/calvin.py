@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diwa_conventions.actions import FRAMES_PER_STEP, RECORD_RATE_HZ, FloatArray, Pose, euler_to_matrix
+from diwa_conventions.actions import FloatArray, Pose, euler_to_matrix
 from diwa_conventions.errors import UserError
 from diwa_conventions.images import SquareImages
+from diwa_conventions.rates import FRAMES_PER_STEP, RECORD_RATE_HZ
 from diwa_conventions.tasks import TASKS
 from diwa_worldmodel.dataset import plausible
 from diwa_worldmodel.dataset.plausible import GripperOptions

@@ -20,9 +20,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from diwa_conventions.actions import TRAIN_RATE_HZ, ActionScale
+from diwa_conventions.actions import ActionScale
 from diwa_conventions.errors import UserError
 from diwa_conventions.images import Fit
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_worldmodel.dataset.bag_topics import BagOptions, Clock, QuaternionOrder
 from diwa_worldmodel.dataset.config import DataSetConfig
 from diwa_worldmodel.dataset.lerobot_layout import LeRobotLayout

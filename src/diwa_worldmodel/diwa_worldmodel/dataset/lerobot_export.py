@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from diwa_conventions.actions import ACTION_DIM, TRAIN_RATE_HZ
+from diwa_conventions.actions import ACTION_DIM
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_worldmodel.dataset import lerobot_layout as layouts
 from diwa_worldmodel.dataset.lerobot_import import PLAY, mark_json
 from diwa_worldmodel.dataset.records import Annotation, Episode

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from diwa_conventions.actions import TRAIN_RATE_HZ
 from diwa_conventions.errors import UserError, unknown
+from diwa_conventions.rates import TRAIN_RATE_HZ
 
 INFO_PATH = "meta/info.json"
 OWN_METADATA_PATH = "meta/diwa.json"

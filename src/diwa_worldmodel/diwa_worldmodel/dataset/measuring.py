@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from diwa_conventions.actions import GRIPPER_INDEX, TRAIN_RATE_HZ, ActionScale
+from diwa_conventions.actions import GRIPPER_INDEX, ActionScale
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_worldmodel.dataset.motion import Array, BoolArray, FloatArray, Motion, opens, still_frames
 from diwa_worldmodel.dataset.quality import (
     SHORT_EPISODE_S,

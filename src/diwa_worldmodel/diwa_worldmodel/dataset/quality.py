@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diwa_conventions.actions import FRAMES_PER_STEP, TRAIN_RATE_HZ
+from diwa_conventions.rates import FRAMES_PER_STEP, TRAIN_RATE_HZ
 from diwa_worldmodel.dataset.records import Histogram, Role
 
 VOXEL_M = 0.05

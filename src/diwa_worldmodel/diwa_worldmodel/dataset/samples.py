@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from diwa_conventions.actions import TRAIN_RATE_HZ
 from diwa_conventions.images import ImageArray, area_resize
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_worldmodel.dataset.motion import BoolArray, Motion, opens, tool_motion
 from diwa_worldmodel.dataset.quality import CameraImages, Images
 from diwa_worldmodel.dataset.recording_writer import CHUNK_FRAMES

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import median_filter
 
-from diwa_conventions.actions import TRAIN_RATE_HZ, FloatArray
+from diwa_conventions.actions import FloatArray
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_worldmodel.dataset.clock_steps import NS, IntArray
 from diwa_worldmodel.dataset.config import DataSetConfig
 from diwa_worldmodel.dataset.records import EPISODE_ENDS, LEFT_OUT, Episode

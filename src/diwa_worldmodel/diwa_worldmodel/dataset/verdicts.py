@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from diwa_conventions.actions import RECORD_RATE_HZ, TRAIN_RATE_HZ
+from diwa_conventions.rates import RECORD_RATE_HZ, TRAIN_RATE_HZ
 from diwa_worldmodel.dataset.measuring import CONSTANT
 from diwa_worldmodel.dataset.quality import (
     SHORT_EPISODE_S,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from diwa_conventions.actions import TRAIN_RATE_HZ
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import TRAIN_RATE_HZ
 
 if TYPE_CHECKING:
     import torch

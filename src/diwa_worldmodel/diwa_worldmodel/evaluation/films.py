@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diwa_conventions.actions import TRAIN_RATE_HZ
 from diwa_conventions.film import FilmWriter
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_worldmodel.dataset.sampler import FrameSource
 from diwa_worldmodel.evaluation.open_loop import dreams
 from diwa_worldmodel.evaluation.windows import Window

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diwa_conventions.actions import TRAIN_RATE_HZ
 from diwa_conventions.errors import UserError
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_worldmodel.dataset.records import Episode
 from diwa_worldmodel.evaluation.calibration import Reliability, Settling, reliabilities, settling
 from diwa_worldmodel.evaluation.films import Footage, Pick, footage, pick

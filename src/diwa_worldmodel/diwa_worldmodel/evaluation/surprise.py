@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diwa_conventions.actions import TRAIN_RATE_HZ
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_worldmodel.dataset.sampler import FrameSource
 from diwa_worldmodel.evaluation.windows import Window, batches, observe, on_device, read_windows
 from diwa_worldmodel.rssm import kl_divergence

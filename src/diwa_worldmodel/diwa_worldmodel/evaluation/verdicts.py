@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from diwa_conventions.actions import TRAIN_RATE_HZ
+from diwa_conventions.rates import TRAIN_RATE_HZ
 from diwa_worldmodel.dataset.quality import counted
 from diwa_worldmodel.dataset.verdicts import Level, Verdict
 from diwa_worldmodel.evaluation.horizons import CameraErrors
