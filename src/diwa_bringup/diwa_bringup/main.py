@@ -26,6 +26,11 @@ Run = Callable[[str, Sequence[str]], int]
 """From the words so far (``diwa up``) and those that follow to an exit code."""
 
 
+LEARNING_PYTHON = (3, 11)
+"""The oldest Python with the packages of data sets and learning."""
+_LEARNING = ("diwa_worldmodel.", "diwa_policy.", "diwa_bringup.pipeline.", "diwa_bringup.report.", "diwa_bringup.demo")
+
+
 @dataclass(frozen=True)
 class Verb:
     """A word of the command line, its line in the help, and what it does."""
@@ -37,6 +42,12 @@ class Verb:
 def _run_stage(where: str, prog: str, words: Sequence[str]) -> int:
     """Read the dataclass ``module:Class`` from the words and run it."""
     module, _, name = where.partition(":")
+    if module.startswith(_LEARNING) and sys.version_info < LEARNING_PYTHON:
+        raise UserError(
+            f"{prog} needs Python {LEARNING_PYTHON[0]}.{LEARNING_PYTHON[1]} or above, and this is Python "
+            f"{sys.version_info[0]}.{sys.version_info[1]}: recording, guard and drivers work here, data sets and "
+            "learning do not; make setup PYTHON=python3.11"
+        )
     stage = _parse(getattr(importlib.import_module(module), name), prog, words)
     return int(stage.run())
 

@@ -144,3 +144,13 @@ def test_diwa_is_on_the_path_and_help_imports_nothing_heavy():
     assert printed.splitlines()[-1] == "set()"
     installed = subprocess.run(["diwa", "--help"], capture_output=True, text=True, check=True, env=os.environ).stdout
     assert installed.startswith("usage: diwa {doctor,up,record,")
+
+
+@pytest.mark.parametrize(
+    "verb", [["train"], ["import"], ["pretrain"], ["finetune"], ["demo"], ["pipeline"], ["report"]]
+)
+def test_on_python_3_10_learning_says_in_one_line_what_it_needs(monkeypatch, capsys, verb):
+    monkeypatch.setattr("diwa_bringup.main.sys.version_info", (3, 10, 12))
+    assert main([verb]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and "needs Python 3.11 or above, and this is Python 3.10" in line

@@ -101,6 +101,23 @@ def test_metadata_says_what_ros2_bag_info_and_play_want(bag: Path):
     assert yaml.safe_load(channel.metadata["offered_qos_profiles"]) == topic["offered_qos_profiles"]
 
 
+def test_under_humble_metadata_is_what_humbles_rosbag2_reads(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("ROS_DISTRO", "humble")
+    write_bag(tmp_path / "play", FRAMES)
+    information = yaml.safe_load((tmp_path / "play" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert information["version"] == 5 and information["message_count"] == 2 * FRAMES
+    for entry in information["topics_with_message_count"]:
+        topic = entry["topic_metadata"]
+        assert set(topic) == {"name", "type", "serialization_format", "offered_qos_profiles"}
+        (profile,) = yaml.safe_load(topic["offered_qos_profiles"])
+        policies = ("history", "reliability", "durability", "liveliness")
+        assert [profile[name] for name in policies] == [1, 2 if topic["name"] == POSE else 1, 2, 1]
+    with open(tmp_path / "play" / "play_0.mcap", "rb") as stream:
+        channels = make_reader(stream).get_summary().channels.values()
+        assert all(isinstance(yaml.safe_load(c.metadata["offered_qos_profiles"])[0]["history"], int) for c in channels)
+    assert sequences(tmp_path / "play") == list(range(FRAMES))
+
+
 def test_type_hashes_are_those_that_ros_generated():
     share = Path(get_package_share_directory("diwa_msgs"), "msg")
     for topic in topics.TOPICS:

@@ -71,15 +71,15 @@ class SimShow:
     def _steps(self, env: PlayroomEnv) -> Iterator[Step]:
         from itertools import islice
 
-        from diwa_conventions.actions import TRAIN_RATE_HZ
+        from diwa_conventions.rates import TRAIN_RATE_HZ
         from diwa_sim.operator import demonstrate, play
 
         steps = demonstrate(env, self.task, self.skill, self.seed) if self.task else play(env, self.seed)
         return islice(steps, max(1, int(self.seconds * TRAIN_RATE_HZ)))
 
     def _film(self, env: PlayroomEnv, path: Path) -> int:
-        from diwa_conventions.actions import RECORD_RATE_HZ
         from diwa_conventions.film import FilmWriter
+        from diwa_conventions.rates import RECORD_RATE_HZ
 
         success = False
         with FilmWriter(path, RECORD_RATE_HZ, scale=2) as film:
@@ -115,7 +115,7 @@ def _view(env: PlayroomEnv, steps: Iterator[Step], seconds: float) -> int:
     import threading
     import time
 
-    from diwa_conventions.actions import RECORD_RATE_HZ
+    from diwa_conventions.rates import RECORD_RATE_HZ
 
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise UserError("--view needs a display and there is none here; use --film out.mp4")

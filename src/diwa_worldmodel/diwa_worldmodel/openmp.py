@@ -11,8 +11,8 @@ import os
 import sys
 
 SPIN_COUNT = "GOMP_SPINCOUNT"
-LIMIT = 30_000
-"""Turns of the waiting loop before a thread sleeps; about 1 ms. docs/results/world_model.md has the measurements."""
+LIMIT = 1_000
+"""Turns of the waiting loop before a thread sleeps; some 30 us. docs/results/world_model.md has the measurements."""
 LIBGOMP_DEFAULT = 300_000
 """About 10 ms: longer than the kernel lets a thread run, so a thread spins while the one it waits for has no core."""
 

@@ -1,4 +1,8 @@
-"""``metadata.yaml`` of a bag, version 9, in rosbag2's words: what ``ros2 bag info`` and ``ros2 bag play`` read."""
+"""``metadata.yaml`` of a bag, as the rosbag2 of the running ROS 2 release reads it (``ros2 bag info`` and ``play``).
+
+Jazzy and later read version 9; Humble's rosbag2 reads version 5, with the quality of service as text and in the numbers
+of rmw's enumerations (rosbag2, metadata_io.cpp and qos.cpp of both releases).
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,12 @@ from diwa_conventions.bags.definitions import Connection
 from diwa_conventions.errors import UserError
 
 METADATA = "metadata.yaml"
-VERSION = 9
+VERSION, HUMBLES_VERSION = 9, 5
 CUSTOM_NOTE = "custom_data"
 """The note in each MCAP file that repeats metadata.yaml's custom data, for metadata.yaml comes only at the end."""
 _ROOT = "rosbag2_bagfile_information"
+_NUMBERS = {"keep_last": 1, "reliable": 1, "best_effort": 2, "volatile": 2, "automatic": 1}
+"""Of rmw's enumerations."""
 
 
 @dataclass
@@ -65,14 +71,15 @@ def write_metadata(
 ) -> None:
     """In one step: there is a whole one or none."""
     start, duration = bag_span(files)
+    version = metadata_version()
     information = {
-        "version": VERSION,
+        "version": version,
         "storage_identifier": "mcap",
         "duration": {"nanoseconds": duration},
         "starting_time": {"nanoseconds_since_epoch": start},
         "message_count": sum(file.messages for file in files),
         "topics_with_message_count": [
-            {"topic_metadata": _topic_metadata(topic), "message_count": topic.messages} for topic in topics
+            {"topic_metadata": _topic_metadata(topic, version), "message_count": topic.messages} for topic in topics
         ],
         "compression_format": "",
         "compression_mode": "",
@@ -109,7 +116,20 @@ def read_metadata(folder: Path) -> Mapping[str, Any] | None:
     return dict(content)
 
 
-def _topic_metadata(topic: TopicSummary) -> dict[str, object]:
+def metadata_version() -> int:
+    """The version that the running release's rosbag2 reads; without ROS the newest."""
+    return HUMBLES_VERSION if os.environ.get("ROS_DISTRO") == "humble" else VERSION
+
+
+def _topic_metadata(topic: TopicSummary, version: int) -> dict[str, object]:
+    if version == HUMBLES_VERSION:
+        text = str(yaml.safe_dump(deepcopy(list(topic.qos)), sort_keys=False)) if topic.qos else ""
+        return {
+            "name": topic.topic,
+            "type": topic.type,
+            "serialization_format": "cdr",
+            "offered_qos_profiles": text,
+        }
     return {
         "name": topic.topic,
         "type": topic.type,
@@ -123,15 +143,20 @@ def qos_profiles(connection: Connection) -> list[Mapping[str, object]]:
     """What the publishers offered."""
     # rmw's value for "no limit"; copied, for YAML would refer to a second use by an anchor
     for_ever = {"sec": 9223372036, "nsec": 854775807}
+    words = {"history": "keep_last", "durability": "volatile", "liveliness": "automatic"}
+    words["reliability"] = "reliable" if connection.reliable else "best_effort"
+    policies: Mapping[str, object] = words
+    if metadata_version() == HUMBLES_VERSION:
+        policies = {name: _NUMBERS[word] for name, word in words.items()}
     return [
         {
-            "history": "keep_last",
+            "history": policies["history"],
             "depth": connection.depth,
-            "reliability": "reliable" if connection.reliable else "best_effort",
-            "durability": "volatile",
+            "reliability": policies["reliability"],
+            "durability": policies["durability"],
             "deadline": dict(for_ever),
             "lifespan": dict(for_ever),
-            "liveliness": "automatic",
+            "liveliness": policies["liveliness"],
             "liveliness_lease_duration": dict(for_ever),
             "avoid_ros_namespace_conventions": False,
         }

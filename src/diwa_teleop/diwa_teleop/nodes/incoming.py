@@ -14,7 +14,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from diwa_conventions import topics
 from diwa_conventions.bags.definitions import Connection, full_name, of_type
 from diwa_conventions.errors import UserError
-from diwa_conventions.qos import message_type
+from diwa_conventions.qos import message_type, subscribe_raw
 from diwa_conventions.topics import Topic
 from diwa_teleop.recording.statistics import TopicMonitor, TopicReport
 
@@ -137,7 +137,7 @@ class Listener:
             self._on_message(one, data, info)
 
         kind = message_type(topic)
-        one.subscription = self._node.create_subscription(kind, topic.name, on_message, profile, raw=True)
+        one.subscription = subscribe_raw(self._node, kind, topic.name, on_message, profile)
 
     def _on_message(self, one: Incoming, data: bytes, info: Mapping[str, Any]) -> None:
         one.heard = True

@@ -23,7 +23,7 @@ from diwa_conventions.bags.definitions import connection
 from diwa_conventions.errors import UserError
 from diwa_conventions.health import Health
 from diwa_conventions.node_main import run_node
-from diwa_conventions.qos import message_type, profile
+from diwa_conventions.qos import NUMBERS_MESSAGES, message_type, profile
 from diwa_teleop.nodes.incoming import Incoming, Listener
 from diwa_teleop.nodes.parameter_snapshot import ParameterSnapshot
 from diwa_teleop.nodes.recorder_parameters import declare_parameters
@@ -83,6 +83,8 @@ class RecorderNode(Node):
         self._status_s = time.monotonic()
         self._snapshot = ParameterSnapshot(self, self._on_parameters)
         self.get_logger().info(f"recording into {folder}")
+        if not NUMBERS_MESSAGES:
+            self.get_logger().warning("this release of ROS 2 does not number messages: what gets lost is not counted")
 
     def _new_folder(self) -> Path:
         stem = f"play_{datetime.datetime.now():%Y%m%d_%H%M%S}"

@@ -31,7 +31,7 @@ from diwa_conventions.errors import UserError, unknown
 from diwa_conventions.images import Fit
 from diwa_conventions.node_main import run_node
 from diwa_conventions.parameters import declare
-from diwa_conventions.qos import message_type, profile
+from diwa_conventions.qos import NUMBERS_MESSAGES, message_type, profile, subscribe_raw
 from diwa_worldmodel.dataset import cdr
 from diwa_worldmodel.dataset.arrivals import ArrivalBag, Arrivals, SendingTimes
 from diwa_worldmodel.dataset.bag_topics import EXTRAS, ROLES
@@ -99,7 +99,7 @@ class ImportNode(Node):  # type: ignore[misc]  # ROS has no types
             self._on_message(self._arrivals[topic], data, info)
 
         quality = QoSProfile(depth=_QUEUE_MESSAGES, reliability=reliability)
-        return self.create_subscription(message_type(topic), topic.name, on_message, quality, raw=True)
+        return subscribe_raw(self, message_type(topic), topic.name, on_message, quality)
 
     def _on_message(self, one: Arrivals, data: bytes, info: Mapping[str, Any]) -> None:
         if self._receiving:
@@ -207,6 +207,8 @@ class ImportNode(Node):  # type: ignore[misc]  # ROS has no types
         recordings = open_data_set(self._out).recordings
         recording = next(one for one in recordings if one.source.name == self._bag.folder.name)
         losses = self._bag.losses()
+        if not NUMBERS_MESSAGES:
+            losses.append("this release of ROS 2 does not number messages: what got lost on the way is not counted")
         for line in [*losses, *_gaps(recording)]:
             self.get_logger().warning(line)
         for other in recordings:
