@@ -146,9 +146,7 @@ def test_diwa_is_on_the_path_and_help_imports_nothing_heavy():
     assert installed.startswith("usage: diwa {doctor,up,record,")
 
 
-@pytest.mark.parametrize(
-    "verb", [["train"], ["import"], ["pretrain"], ["finetune"], ["demo"], ["pipeline"], ["report"]]
-)
+@pytest.mark.parametrize("verb", ["train", "import", "pretrain", "finetune", "demo", "pipeline", "report"])
 def test_on_python_3_10_learning_says_in_one_line_what_it_needs(monkeypatch, capsys, verb):
     monkeypatch.setattr("diwa_bringup.main.sys.version_info", (3, 10, 12))
     assert main([verb]) == 2
