@@ -201,7 +201,7 @@ def test_actions_of_a_true_slice_agree_with_its_rel_actions_merged_by_four(tmp_p
 # Inputs that others have
 
 
-def test_annotations_in_any_folder_of_a_language_model_are_found(tmp_path, data_set):
+def test_annotations_in_the_folder_of_any_text_encoder_are_found(tmp_path, data_set):
     split = make_split(tmp_path / "training")
     (split / "lang_annotations").rename(split / "lang_paraphrase-MiniLM-L3-v2")
     recording = calvin.import_calvin(split, data_set)

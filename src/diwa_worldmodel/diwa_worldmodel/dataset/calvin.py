@@ -34,7 +34,7 @@ from diwa_worldmodel.dataset.store import DataSet, Progress, Recording
 SEGMENTS = "ep_start_end_ids.npy"
 ANNOTATIONS = "auto_lang_ann.npy"
 ANNOTATION_FOLDER = "lang_annotations"
-"""Where CALVIN has them; others begin with ``lang_`` too and end in the name of a language model."""
+"""Where CALVIN has them; others begin with ``lang_`` too and end in the name of a text encoder."""
 SCENE_STATE_NAMES = (
     *("slider_m", "drawer_m", "button_m", "switch_m", "lightbulb", "led"),
     *(
