@@ -123,7 +123,7 @@ def test_negative_widths_are_refused():
         plausible.check_widths(np.array([-0.7, 0.0]), "/topic")
 
 
-@given(st.lists(st.floats(-0.005, 0.085), max_size=20))
+@given(st.lists(st.floats(-0.015, 0.085), max_size=20))
 def test_widths_of_a_hand_are_right(widths):
     plausible.check_widths(np.array(widths), "/topic")
 

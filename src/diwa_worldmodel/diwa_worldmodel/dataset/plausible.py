@@ -22,8 +22,8 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 HAND_WIDTH_M = 0.08
 """Opening of the Franka hand."""
-WIDTH_TOLERANCE_M = 0.006
-"""Encoders and stops of real hands give, and simulated ones overshoot."""
+WIDTH_TOLERANCE_M = 0.02
+"""Encoders and stops of real hands give, and simulated fingers that squeeze go 15 mm beyond closed."""
 REACH_M = 0.855
 """From the base to the wrist's centre; with hand, longer fingers and a base off the origin up to FARTHEST_M."""
 FARTHEST_M = 2.0
