@@ -61,6 +61,34 @@ def test_commands_that_are_always_the_same_or_two_sided_are_right(commands):
     plausible.check_gripper_commands(commands, 0.0, "/topic")
 
 
+@pytest.mark.parametrize(("closed", "opened"), [(0.0, 1.0), (0.02, 0.08), (0.3, 1.0), (-1.0, -0.2)])
+@pytest.mark.parametrize("period_s", [6.0, 59.0])
+def test_one_sided_commands_that_the_hand_obeys_are_refused(closed, opened, period_s):
+    signs, widths = squeezing(period_s=period_s)
+    told = np.where(signs > 0, opened, closed)
+    middle = (closed + opened) / 2
+    with pytest.raises(UserError, match=f"say --gripper-threshold {middle:g}"):
+        plausible.check_gripper_commands(told, 0.0, "/topic", widths_m=widths)
+    plausible.check_gripper_commands(told, middle, "/topic", widths_m=widths)
+
+
+def test_commands_that_are_seldom_low_are_refused_where_the_hand_obeys_them():
+    told, widths = np.zeros(161), np.zeros(161)
+    told[50:54], widths[50:58] = 1.0, 0.08
+    plausible.check_gripper_commands(told, 0.0, "/topic")
+    with pytest.raises(UserError, match="a fraction from 0 to 1: say --gripper-threshold 0.5"):
+        plausible.check_gripper_commands(told, 0.0, "/topic", widths_m=widths)
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.floats(0.0, 0.07))
+def test_a_hand_that_is_always_told_the_same_and_obeys_raises_no_alarm(seed, opens, held_m):
+    rng = np.random.default_rng(seed)
+    told = (0.4 + 0.6 * rng.random(100)) * (1.0 if opens else -1.0)
+    step, first = (0.013, held_m) if opens else (-0.013, 0.08)
+    widths = np.clip(first + step * np.arange(100), held_m, 0.08) + rng.normal(0, 3e-4, 100)
+    plausible.check_gripper_commands(told, 0.0, "/topic", widths_m=widths)
+
+
 @given(st.lists(st.floats(-1.0, 1.0), min_size=1, max_size=60))
 def test_commands_of_both_signs_are_never_refused(values):
     plausible.check_gripper_commands(np.array([*values, -0.5, 0.5]), 0.0, "/topic")

@@ -243,8 +243,9 @@ class _Gripper:
 
     def check(self, options: BagOptions, topic: str) -> None:
         """UserError for commands that cannot mean what they are taken for."""
-        plausible.check_gripper_commands(np.concatenate(self.commands), options.gripper.threshold, topic)
-        plausible.check_gripper_sense(np.concatenate(self.signs), np.concatenate(self.widths_m), topic)
+        commands, widths_m = np.concatenate(self.commands), np.concatenate(self.widths_m)
+        plausible.check_gripper_commands(commands, options.gripper.threshold, topic, widths_m=widths_m)
+        plausible.check_gripper_sense(np.concatenate(self.signs), widths_m, topic)
 
 
 def _longest(stretches: Sequence[tuple[int, int, str]], begin_ns: float) -> tuple[Stretch, ...]:

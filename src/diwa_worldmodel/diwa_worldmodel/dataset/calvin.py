@@ -80,7 +80,7 @@ def import_calvin(
     frames = _Frames(path, segments)
     commands, measured, scene = frames.read_numbers(partial(_part, progress, 0, 300))
     grips, widths = frames.gripper_commands, measured[:, _WIDTH]
-    plausible.check_gripper_commands(grips, gripper.threshold, path.name)
+    plausible.check_gripper_commands(grips, gripper.threshold, path.name, widths_m=widths)
     signs = gripper.signs(grips)
     plausible.check_gripper_sense(signs, widths, path.name)
     remarks = plausible.check_widths(widths, path.name)

@@ -102,9 +102,10 @@ class StepMaker:
         widths = state[:, self._places(self._state, ("gripper_width",))[0]] * layout.width_scale
         remarks = plausible.check_widths(widths, where, prefix)
         commands = action[:, self._places(self._action, ("gripper",))[0]]
-        plausible.check_gripper_commands(commands, layout.gripper_threshold, where, prefix)
+        slow = widths[:: self._stride]
+        plausible.check_gripper_commands(commands, layout.gripper_threshold, where, prefix, slow)
         signs = plausible.gripper_signs(commands, layout.gripper_threshold, layout.gripper_inverted)
-        plausible.check_gripper_sense(signs[:: self._stride], widths[:: self._stride], where, prefix)
+        plausible.check_gripper_sense(signs[:: self._stride], slow, where, prefix)
         self._check_poses(state, self._state, self._state_rotation, f"{layout.state_key} of {where}", "state_names")
         if layout.actions == "absolute":
             self._check_poses(

@@ -67,29 +67,47 @@ def gripper_signs(commands: FloatArray, threshold: float = 0.0, inverted: bool =
     return np.where((commands >= threshold) != inverted, GRIPPER_OPEN, GRIPPER_CLOSE).astype(np.float64)
 
 
-def check_gripper_commands(commands: FloatArray, threshold: float, where: str, prefix: str = "--") -> None:
+def check_gripper_commands(
+    commands: FloatArray, threshold: float, where: str, prefix: str = "--", widths_m: FloatArray | None = None
+) -> None:
     """UserError for commands (N,) that go to and fro on one side of the threshold: all would mean the same.
 
-    ``prefix`` stands before the options' names.
+    ``widths_m`` (F,) is the measured hand at 7.5 Hz. A hand that moves against what all commands would mean shows that
+    they mean something else, however seldom they change. ``prefix`` stands before the options' names.
     """
     finite = commands[np.isfinite(commands)]
     if not len(finite):
         return
     low, high = float(finite.min()), float(finite.max())
-    span = high - low
+    span, largest = high - low, max(abs(low), abs(high))
     if span < 1e-6 or low < threshold <= high:
         return
+    all_open = low >= threshold
     ends = [float(np.mean(np.abs(finite - end) <= 0.1 * span)) for end in (low, high)]
-    near_zero = min(abs(low), abs(high)) <= 0.1 * max(abs(low), abs(high))
-    if min(ends) < _SHARE or (threshold == 0.0 and not near_zero):
+    near_zero = min(abs(low), abs(high)) <= 0.1 * largest
+    to_and_fro = min(ends) >= _SHARE and (threshold != 0.0 or near_zero)
+    disobeyed = span > 0.1 * largest and widths_m is not None and _moves_against(widths_m, opens=all_open)
+    if not (to_and_fro or disobeyed):
         return
     middle = (low + high) / 2
     raise UserError(
         f"{where}: gripper commands go from {low:g} to {high:g}, so that all of them would "
-        f"{'open' if low >= threshold else 'close'} the gripper (threshold {threshold:g}); they look like "
+        f"{'open' if all_open else 'close'} the gripper (threshold {threshold:g}); they look like "
         f"{_looks_like_command(high)}: say {prefix}gripper-threshold {middle:g}, and {prefix}gripper-inverted if the "
         "larger ones close it"
     )
+
+
+def _moves_against(widths_m: FloatArray, opens: bool) -> bool:
+    """Whether a hand (F,) closes though it is always told to open, or opens though it is always told to close.
+
+    The first second does not count: a command from before the recording may still be carried out.
+    """
+    finite = widths_m[np.isfinite(widths_m)][_FEWEST:]
+    if not len(finite):
+        return False
+    heights = finite if opens else -finite
+    return bool((np.maximum.accumulate(heights) - heights).max() > _APART_M)
 
 
 def _looks_like_command(high: float) -> str:
