@@ -246,8 +246,20 @@ def test_gripper_commands_of_zero_to_one_are_refused_and_read_by_an_option(tmp_p
         frame["actions"][6] = frame["actions"][6] > 0
         frame["robot_obs"][14] = frame["robot_obs"][14] > 0
         np.savez(file, **frame)
-    with pytest.raises(UserError, match="a fraction from 0 to 1: say --gripper-threshold 0.5"):
+    with pytest.raises(UserError, match="go from 0 to 1, .* not CALVIN's -1.*say --gripper-threshold 0.5"):
         calvin.import_calvin(split, data_set)
     recording = calvin.import_calvin(split, data_set, gripper=GripperOptions(0.5))
     assert recording.action[:, 6].tolist() == [1.0, 1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0]
     assert recording.source.options == {"gripper_threshold": "0.5"}
+
+
+@pytest.mark.parametrize("commands", [0.0, 0.04, 0.5])
+def test_a_gripper_that_is_always_told_the_same_other_number_is_refused_too(tmp_path, data_set, commands):
+    """Without a single change nothing but the format says that 0 does not open the gripper."""
+    split = make_split(tmp_path / "training")
+    for file in split.glob("episode_*.npz"):
+        frame = dict(np.load(file))
+        frame["actions"][6] = frame["robot_obs"][14] = commands
+        np.savez(file, **frame)
+    with pytest.raises(UserError, match="are not CALVIN's -1"):
+        calvin.import_calvin(split, data_set)

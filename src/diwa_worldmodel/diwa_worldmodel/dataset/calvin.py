@@ -80,7 +80,7 @@ def import_calvin(
     frames = _Frames(path, segments)
     commands, measured, scene = frames.read_numbers(partial(_part, progress, 0, 300))
     grips, widths = frames.gripper_commands, measured[:, _WIDTH]
-    plausible.check_gripper_commands(grips, gripper.threshold, path.name, widths_m=widths)
+    _check_commands(grips, gripper, path)
     signs = gripper.signs(grips)
     plausible.check_gripper_sense(signs, widths, path.name)
     remarks = plausible.check_widths(widths, path.name)
@@ -110,6 +110,18 @@ def import_calvin(
     recording = data_set.find(source)
     assert recording is not None, "it was just written"
     return recording
+
+
+def _check_commands(grips: FloatArray, gripper: GripperOptions, path: Path) -> None:
+    """UserError for gripper commands other than CALVIN's -1 and 1, unless the user says what they are."""
+    others = grips[np.abs(np.abs(grips) - 1.0) > 1e-6]
+    if gripper.threshold == 0.0 and len(others):
+        middle = (float(grips.min()) + float(grips.max())) / 2
+        raise UserError(
+            f"{path}: gripper commands go from {grips.min():g} to {grips.max():g}, and {len(others)} of {len(grips)} "
+            f"are not CALVIN's -1 (close) or 1 (open): say --gripper-threshold {middle or 0.5:g}, and "
+            "--gripper-inverted if the larger ones close it"
+        )
 
 
 def _part(progress: Progress, begin: int, end: int, done: int, total: int) -> None:
