@@ -20,15 +20,22 @@ from typing import Any
 
 from diwa_bringup.graph import Graph
 from diwa_bringup.graphs import GRAPHS
+from diwa_bringup.learning_python import LEARNING_PACKAGES, check_learning_python
 from diwa_conventions.errors import UserError, unknown
 
 Run = Callable[[str, Sequence[str]], int]
 """From the words so far (``diwa up``) and those that follow to an exit code."""
 
 
-LEARNING_PYTHON = (3, 11)
-"""The oldest Python with the packages of data sets and learning."""
-_LEARNING = ("diwa_worldmodel.", "diwa_policy.", "diwa_bringup.pipeline.", "diwa_bringup.report.", "diwa_bringup.demo")
+_LEARNING = (
+    *LEARNING_PACKAGES,
+    "diwa_bringup.calibrate_cameras",
+    "diwa_bringup.demo",
+    "diwa_bringup.pipeline",
+    "diwa_bringup.report",
+    "diwa_bringup.ros_evaluation",
+)
+"""Packages and modules whose stages need :data:`diwa_bringup.learning_python.LEARNING_PYTHON`."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,8 @@ class Verb:
 def _run_stage(where: str, prog: str, words: Sequence[str]) -> int:
     """Read the dataclass ``module:Class`` from the words and run it."""
     module, _, name = where.partition(":")
-    if module.startswith(_LEARNING) and sys.version_info < LEARNING_PYTHON:
-        raise UserError(
-            f"{prog} needs Python {LEARNING_PYTHON[0]}.{LEARNING_PYTHON[1]} or above, and this is Python "
-            f"{sys.version_info[0]}.{sys.version_info[1]}: recording, guard and drivers work here, data sets and "
-            "learning do not; make setup PYTHON=python3.11"
-        )
+    if any(f"{module}.".startswith(f"{name}.") for name in _LEARNING):
+        check_learning_python(prog)
     stage = _parse(getattr(importlib.import_module(module), name), prog, words)
     return int(stage.run())
 

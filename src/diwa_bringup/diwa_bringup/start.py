@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from diwa_bringup.graph import NodeSpec
+from diwa_bringup.learning_python import LEARNING_PACKAGES, check_learning_python
 from diwa_bringup.process_manager import Command, ProcessManager
 from diwa_conventions.errors import UserError
 
@@ -82,7 +83,9 @@ def _matches(pattern: str, name: str) -> bool:
 
 
 def executable(spec: NodeSpec) -> Path:
-    """``<prefix>/lib/<package>/<executable>`` by the ament index; UserError if package or file are not there."""
+    """``<prefix>/lib/<package>/<executable>`` by the ament index; UserError if it cannot run here."""
+    if spec.package in LEARNING_PACKAGES:
+        check_learning_python(f"node '{spec.name}'")
     from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
     try:

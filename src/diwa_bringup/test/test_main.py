@@ -146,9 +146,41 @@ def test_diwa_is_on_the_path_and_help_imports_nothing_heavy():
     assert installed.startswith("usage: diwa {doctor,up,record,")
 
 
-@pytest.mark.parametrize("verb", ["train", "import", "pretrain", "finetune", "demo", "pipeline", "report"])
+LEARNING_VERBS = (
+    "import inspect export train encode pretrain reward finetune dppo pipeline report demo".split()
+    + ["evaluate world-model", "evaluate policy", "evaluate policy --env ros", "evaluate finetuning"]
+    + ["calibrate cameras"]
+)
+
+
+@pytest.mark.parametrize("verb", LEARNING_VERBS)
 def test_on_python_3_10_learning_says_in_one_line_what_it_needs(monkeypatch, capsys, verb):
-    monkeypatch.setattr("diwa_bringup.main.sys.version_info", (3, 10, 12))
-    assert main([verb]) == 2
+    monkeypatch.setattr(sys, "version_info", (3, 10, 12))
+    assert main(verb.split()) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and "needs Python 3.11 or above, and this is Python 3.10" in line
+
+
+WITHOUT_LEARNING = """
+import sys
+from diwa_bringup.main import main
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "zarr", "numcodecs"}:
+            raise ModuleNotFoundError("no " + name)
+
+sys.meta_path.insert(0, Absent())
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["doctor", "record", "deploy", "run", "replay", "keyboard", "annotate", "guard status", "network", "top"]
+    + ["calibrate operator", "bag info", "bag repair", "simulate play", "simulate demos", "simulate replay", "sim"],
+)
+def test_every_other_verb_loads_without_the_packages_of_learning(verb):
+    command = [sys.executable, "-c", WITHOUT_LEARNING, *verb.split(), "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

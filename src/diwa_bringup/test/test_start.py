@@ -103,3 +103,10 @@ def test_parameters_of_no_node_that_is_started_are_named(
     lab.write_text(f"{key}: {{ros__parameters: {{rate: 100.0}}}}")
     assert start([NodeSpec("p", "e", "camera", "/diwa", {"seed": 5}, parameter_files=(str(lab),))]) == 0
     assert f"sets parameters of /{key.strip('/')}, which is none of the nodes" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["diwa_worldmodel", "diwa_policy"])
+def test_on_python_3_10_a_node_that_learns_is_refused_before_it_starts(monkeypatch, package):
+    monkeypatch.setattr(sys, "version_info", (3, 10, 12))
+    with pytest.raises(UserError, match=r"node 'learner' needs Python 3.11 or above, and this is Python 3.10"):
+        executable(NodeSpec(package, "e", "learner", "/diwa"))
