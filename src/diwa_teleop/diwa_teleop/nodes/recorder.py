@@ -34,6 +34,13 @@ _STATUS_LINE_S = 10.0
 _WAITING_LINE_S = 5.0
 _SOFTWARE = ("numpy", "mcap", "rosbags")
 
+UNCOUNTED = (
+    "this release of ROS 2 does not number messages: losses show only as gaps between stamps or between action "
+    "numbers, and on other topics they are not counted"
+)
+"""Humble: a warning, and an entry ``losses`` of the bag's custom data."""
+_UNSURE = "" if NUMBERS_MESSAGES else " (not all losses can be counted on this release)"
+
 
 class RecorderNode(Node):
     """Waits for the required topics if it starts by itself, records, reports once a second."""
@@ -84,7 +91,7 @@ class RecorderNode(Node):
         self._snapshot = ParameterSnapshot(self, self._on_parameters)
         self.get_logger().info(f"recording into {folder}")
         if not NUMBERS_MESSAGES:
-            self.get_logger().warning("this release of ROS 2 does not number messages: what gets lost is not counted")
+            self.get_logger().warning(UNCOUNTED)
 
     def _new_folder(self) -> Path:
         stem = f"play_{datetime.datetime.now():%Y%m%d_%H%M%S}"
@@ -101,6 +108,7 @@ class RecorderNode(Node):
             "namespace": self.get_namespace(),
             "host": f"{platform.system()} {platform.release()} {platform.machine()}",
             "software": ", ".join([f"python {platform.python_version()}", *(f"{k} {v}" for k, v in software.items())]),
+            **({} if NUMBERS_MESSAGES else {"losses": UNCOUNTED}),
         }
 
     def _on_parameters(self, answers: Mapping[str, str], silent: list[str]) -> None:
@@ -268,7 +276,7 @@ def _result(summary: Summary, reports: list[TopicReport]) -> str:
     dropped = sum(report.dropped for report in reports)
     return (
         f"{summary.bag}: {summary.messages} messages, {summary.duration_s:.1f} s, "
-        f"{summary.bytes_written / 1e6:.1f} MB, {dropped} dropped"
+        f"{summary.bytes_written / 1e6:.1f} MB, {dropped} dropped{_UNSURE}"
     )
 
 
@@ -277,7 +285,7 @@ def _status_line(recording: Recording, reports: list[TopicReport]) -> str:
     worst = max(reports, key=lambda report: report.dropped, default=None)
     loss = f"worst: {worst.topic} dropped {worst.dropped}" if worst and worst.dropped else "nothing dropped"
     return (
-        f"{duration_s:.0f} s, {written:.0f} MB, {written / max(duration_s, 1e-3):.1f} MB/s, {loss}, "
+        f"{duration_s:.0f} s, {written:.0f} MB, {written / max(duration_s, 1e-3):.1f} MB/s, {loss}{_UNSURE}, "
         f"{recording.free_bytes / 1e9:.0f} GB free"
     )
 
